@@ -1,0 +1,1 @@
+"""OpenOwl: give any language model eyes."""

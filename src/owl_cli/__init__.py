@@ -1,0 +1,1 @@
+"""The `owl` command. Nothing here loads torch until a subcommand runs."""
