@@ -1,0 +1,44 @@
+"""`owl compose`: any vision encoder + a fresh abstractor + any causal LM -> one checkpoint folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from owl_cli.options import unused_folder
+
+
+def compose(
+    vision: Annotated[str, typer.Option(help="Vision encoder: a hub id or a folder.")],
+    llm: Annotated[str, typer.Option(help="Causal language model: a hub id or a folder.")],
+    out: Annotated[Path, typer.Option(callback=unused_folder, help="Folder to write, new or empty.")],
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Learned queries; an image becomes queries + 1 visual tokens.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers of the abstractor.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Width of the abstractor.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; they divide the width.")] = None,
+) -> None:
+    """Join an encoder and an LLM into one model.
+
+    A fresh abstractor is put between them. What is not given is chosen from the sizes of the two parts. The
+    result is one checkpoint folder, ready for `owl train`; until then the new abstractor knows nothing.
+
+    \b
+    Example:
+      owl compose --vision google/siglip-base-patch16-224 --llm Qwen/Qwen3-0.6B --out my-owl
+    """
+    from open_owl.compose import compose as join
+
+    model, _ = join(
+        vision, llm, out, num_query_tokens=queries, num_layers=layers, width=width, num_heads=heads
+    )
+    parts = {
+        "vision encoder": model.model.vision_model,
+        "abstractor": model.model.abstractor,
+        "language model": model.model.language_model,
+    }
+    for name, part in parts.items():
+        typer.echo(f"{name:16}{sum(p.numel() for p in part.parameters()):>16,} parameters")
+    typer.echo(f"an image becomes {model.config.num_query_tokens + 1} visual tokens")
+    typer.echo(f"written to {out}")

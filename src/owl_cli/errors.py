@@ -1,0 +1,37 @@
+"""Which errors the user can put right (told in a line); all others are defects and keep their traceback."""
+
+import traceback
+
+OURS = ("open_owl", "owl_cli")
+EXTRA_OF_MODULE = {"megatron": "train", "tensorboard": "train", "av": "video"}
+
+
+def message_for_the_user(error: Exception) -> str | None:
+    """The line to show for `error`, or None where only a traceback helps.
+
+    Told in a line: an extra that is not installed; a file, folder or hub id that cannot be read; a ValueError
+    raised by our own code; an error of a class of our own. Everything else is a defect, and without its
+    traceback nobody could find it.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_extra(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if _is_ours(type(error).__module__) or (isinstance(error, ValueError) and _is_ours(_raised_in(error))):
+        return str(error)
+    return None
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str | None:
+    extra = EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
+    return extra and f"this needs the extra `{extra}` ({error}): pip install 'open-owl[{extra}]'"
+
+
+def _raised_in(error: Exception) -> str:
+    """The name of the module whose code raised `error`."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "") if frames else ""
+
+
+def _is_ours(module: str) -> bool:
+    return module.split(".")[0] in OURS

@@ -1,0 +1,14 @@
+"""What every test may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the repository: golden files and real data that may not be copied in."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no golden files: {folder} is absent")
+    return folder

@@ -1,0 +1,87 @@
+"""The rules of the house that no other tool checks."""
+
+import ast
+import os
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from packaging.requirements import Requirement
+
+from owl_cli.main import app
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def pinned_versions() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def declared_requirements() -> list[Requirement]:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(line) for group in (project["dependencies"], *extras) for line in group]
+
+
+@pytest.mark.parametrize("requirement", declared_requirements(), ids=lambda r: r.name)
+def test_every_requirement_is_pinned_to_a_version_inside_its_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(pinned_versions()[requirement.name])
+
+
+def test_the_changelog_starts_with_the_version_of_the_package() -> None:
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == PYPROJECT["project"]["version"]
+
+
+def test_the_ci_script_can_be_run() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
+def test_a_source_file_is_short_and_named_for_what_it_holds(path: Path) -> None:
+    assert path.name not in {"utils.py", "helpers.py", "misc.py"}
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 400, f"{path}: {len(lines)} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
+def test_every_function_fits_a_page(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            code = [line for line in node.body if not is_docstring(line)] or node.body
+            lines = (node.end_lineno or 0) - code[0].lineno + 1
+            assert lines <= 50, f"{path}:{node.lineno}: {node.name} has {lines} lines"
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """(page, line) of every `owl ...` command line inside the fenced blocks of the documentation."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line.strip()) for line in lines if line.strip().startswith("owl ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), documented_commands())
+def test_every_documented_command_exists_with_its_options(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command = typer.main.get_command(app)
+    while words and isinstance(command, typer.core.TyperGroup) and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"{page}: `{line}`: there is no `{words[0]}`"
+        command = command.commands[words.pop(0)]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+    assert used <= known | {"--help"}, f"{page}: `{line}`"
