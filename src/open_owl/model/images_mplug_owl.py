@@ -1,7 +1,7 @@
-"""Opening pictures safely: whatever a user's file is, either an upright 8-bit RGB picture or a clear refusal.
+"""Opening pictures safely: a user's file becomes an upright 8-bit RGB picture, or is refused with a reason.
 
-Everything that reads a picture (processor, data, serving) goes through `open_image`, so that a picture looks the
-same to a model in training and afterwards.
+Everything that reads a picture (processor, data, serving) goes through `open_image`, so that a picture looks
+the same to a model in training and afterwards.
 """
 
 import io
@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Above this a picture is refused before its pixels are decoded: a small file may hold a huge picture.
 DEFAULT_MAX_PIXELS = 100_000_000
 
-# Raster formats only. Pillow also opens EPS (by running Ghostscript) and container formats such as HDF5; neither
-# belongs in a program that opens what strangers send.
+# Raster formats only. Pillow also opens EPS (by running Ghostscript) and container formats such as HDF5;
+# neither belongs in a program that opens what strangers send.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
@@ -26,7 +26,7 @@ class ImageError(ValueError):
     """A picture that cannot be used.
 
     `reason` is a short stable key to count by: `image_missing`, `image_empty`, `image_not_a_picture`,
-    `image_truncated`, `image_corrupt`, `image_too_large` or `image_mode`. `detail` says what was found and what to do.
+    `image_truncated`, `image_corrupt`, `image_too_large` or `image_mode`. `detail` says what was found.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -41,8 +41,8 @@ class ImageError(ValueError):
 def open_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Open one picture as an upright RGB image.
 
-    Applies the EXIF orientation, takes the first frame of an animation, scales 16 bits to 8, puts transparent pixels
-    on white, and turns palettes, grey and CMYK into RGB.
+    Applies the EXIF orientation, takes the first frame of an animation, scales 16 bits to 8, puts transparent
+    pixels on white, and turns palettes, grey and CMYK into RGB.
 
     Args:
         source: a path, the file's bytes, a binary file object, or a PIL image (its current frame is taken).
@@ -62,7 +62,8 @@ def open_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("image_not_a_picture", f"{name} is not a picture: it begins {data[:12]!r}") from error
+        detail = f"{name} is not a picture: it begins {data[:12]!r}"
+        raise ImageError("image_not_a_picture", detail) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("image_too_large", f"{name}: {error}") from error
     except Exception as error:  # Pillow's readers raise almost any type on corrupt bytes
@@ -98,9 +99,8 @@ def _decode_error(name: str, error: Exception) -> ImageError:
 def _to_rgb(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
-            "image_too_large", f"{name} has {width} x {height} pixels, the limit is {max_pixels}; make it smaller"
-        )
+        detail = f"{name} has {width} x {height} pixels, the limit is {max_pixels}; make it smaller"
+        raise ImageError("image_too_large", detail)
     if width == 0 or height == 0:
         raise ImageError("image_empty", f"{name} has {width} x {height} pixels")
     try:
@@ -128,10 +128,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Grey pixels of more than 8 bits as mode L; Pillow's own conversion would clip everything above 255 to white.
+    """Grey pixels of more than 8 bits as mode L; Pillow's own conversion clips everything above 255 to white.
 
-    Mode "I;16" is 16-bit by definition. The modes "I" and "F" do not say what white is: up to 65535 in integers it
-    is 65535 (how 16-bit PNGs are read); floats are 0..1, or 0..255 where larger values occur.
+    Mode "I;16" is 16-bit by definition. The modes "I" and "F" do not say what white is: integers are taken as
+    16-bit (as PNGs are); floats as 0..1, or as 0..255 where larger values occur.
     """
     values = np.asarray(image).astype(np.float32)
     low, high = values.min(), values.max()
@@ -139,7 +139,6 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         white = 1.0 if high <= 1 else 255.0
     if not (low >= 0 and high <= white):  # also where NaN makes both comparisons false
-        raise ImageError(
-            "image_mode", f"{name} has mode {image.mode} with values {low:g} to {high:g}; save it as 8-bit RGB"
-        )
+        detail = f"{name} has mode {image.mode} with values {low:g} to {high:g}; save it as 8-bit RGB"
+        raise ImageError("image_mode", detail)
     return Image.fromarray(np.round(values * np.float32(255 / white)).astype(np.uint8))
