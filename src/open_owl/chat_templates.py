@@ -1,0 +1,63 @@
+"""Chat templates: the released conversation form, and the prefix that gives an LLM's own template eyes.
+
+A template is Jinja, kept in the checkpoint, so that `pipeline`, vLLM and our own code render alike.
+"""
+
+# Parts of a message become one string: a picture its token, parts joined by new lines, in their order. After it
+# the LLM's own template sees plain strings, as it was written for.
+FLATTEN_PARTS = """\
+{%- set owl = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- if message['content'] is defined and message['content'] is not string and message['content'] is not none -%}
+{%- set flat = namespace(parts=[]) -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'text' -%}{%- set flat.parts = flat.parts + [part['text']] -%}
+{%- elif part['type'] in ('image', 'image_url') -%}{%- set flat.parts = flat.parts + ['<image>'] -%}
+{%- elif part['type'] in ('video', 'video_url') -%}{%- set flat.parts = flat.parts + ['<|video|>'] -%}
+{%- else -%}{{- raise_exception('unknown content part ' ~ part['type'] ~ '; use text, image or video') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- set owl.messages = owl.messages + [dict(message, content=flat.parts | join('\\n'))] -%}
+{%- else -%}
+{%- set owl.messages = owl.messages + [message] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = owl.messages -%}
+"""
+
+RELEASED_SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions."
+)
+
+# The released form: a picture has a `Human: ` line of its own; an answer ends in the end-of-sequence token.
+HUMAN_AI = (
+    FLATTEN_PARTS
+    + """\
+{{- bos_token if bos_token is defined and bos_token else '' -}}
+{%- if messages and messages[0]['role'] == 'system' -%}
+{{- messages[0]['content'] -}}{%- set messages = messages[1:] -%}
+{%- else -%}
+{{- "SYSTEM" -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{%- set owl.text = message['content'] -%}
+{%- for token in ['<image>', '<|video|>'] -%}
+{%- set owl.text = owl.text.replace(token ~ '\\n', token ~ '\\nHuman: ').replace('\\n' ~ token, '\\nHuman: ' ~ token) -%}
+{%- endfor -%}
+{{- '\\nHuman: ' ~ owl.text -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- '\\nAI: ' -}}{%- generation -%}{{- message['content'] ~ (eos_token if eos_token is defined and eos_token else '') -}}{%- endgeneration -%}
+{%- else -%}
+{{- raise_exception('role ' ~ message['role'] ~ ' is not known to this template; use system, user or assistant') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\nAI: ' -}}{%- endif -%}
+""".replace("SYSTEM", RELEASED_SYSTEM)
+)
+
+
+def with_media_parts(template: str) -> str:
+    """The LLM's own template, verbatim, after the prefix that flattens content parts."""
+    return FLATTEN_PARTS + template

@@ -1,0 +1,18 @@
+"""Everything a checkpoint needs to load itself: importing this registers the classes with transformers' Auto classes."""
+
+from .abstractor_mplug_owl import MplugOwlVisualAbstractor
+from .configuration_mplug_owl import MplugOwlConfig, MplugOwlVisionConfig, MplugOwlVisualAbstractorConfig
+from .modeling_mplug_owl import MplugOwlForConditionalGeneration, MplugOwlModel
+from .processing_mplug_owl import MplugOwlProcessor
+from .vision_mplug_owl import MplugOwlVisionModel
+
+__all__ = [
+    "MplugOwlConfig",
+    "MplugOwlForConditionalGeneration",
+    "MplugOwlModel",
+    "MplugOwlProcessor",
+    "MplugOwlVisionConfig",
+    "MplugOwlVisionModel",
+    "MplugOwlVisualAbstractor",
+    "MplugOwlVisualAbstractorConfig",
+]

@@ -1,0 +1,257 @@
+"""Pictures, videos and text -> pixel values and ids with a slot for every visual token."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+from transformers.processing_utils import MultiModalData
+
+from .configuration_mplug_owl import AUTO_MAP, MplugOwlConfig
+from .images_mplug_owl import open_image
+from .saving_mplug_owl import copy_model_code
+from .video_mplug_owl import open_video
+
+# Put inside a special token that a user typed, so that it is neither a slot nor a control token; it never reaches
+# the tokenizer. A private-use character, so no text of a user's is likely to hold it.
+LITERAL_MARK = "\ue000"
+
+
+class MplugOwlProcessor(ProcessorMixin):
+    """Image processor and tokenizer in one; `<image>` and `<|video|>` become `num_image_tokens` slots each.
+
+    Args:
+        image_processor: any transformers image processor (the Pillow backend in our checkpoints).
+        tokenizer: holds `<image>` and `<|video|>` as single special tokens.
+        num_image_tokens: slots of one image or video, `config.num_image_tokens`.
+        num_frames: frames picked from a video file.
+        squash_frames: resize video frames to the square without cropping, as the released video code does, even
+            where pictures are cropped.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 65,
+        num_frames: int = 8,
+        squash_frames: bool = True,
+        **kwargs,
+    ):
+        self.image_token, self.video_token = "<image>", "<|video|>"
+        self.num_image_tokens, self.num_frames, self.squash_frames = num_image_tokens, num_frames, squash_frames
+        self.image_token_id = _single_token(tokenizer, self.image_token)
+        self.video_token_id = _single_token(tokenizer, self.video_token)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"], "AutoConfig": AUTO_MAP["AutoConfig"]}
+
+    def __call__(self, images=None, text=None, videos=None, **kwargs) -> BatchFeature:
+        """ids, attention mask, `pixel_values` [images, 3, H, W], `pixel_values_videos` [videos, frames, 3, H, W].
+
+        Args:
+            images: one picture or (nested) lists of them: paths, bytes, URLs, PIL images or arrays.
+            text: one string or a list; it holds a placeholder for every picture and video.
+            videos: a file path, or a list of frames, or a (nested) list of these.
+
+        Raises:
+            ValueError: placeholders and media differ in number; a picture cannot be read (`ImageError`).
+        """
+        texts = [text] if isinstance(text, str) else text
+        if texts is None or not any(LITERAL_MARK in one for one in texts):
+            return super().__call__(images=images, text=text, videos=videos, **kwargs)
+        return self._call_with_literals(texts, images, videos, **kwargs)
+
+    def _call_with_literals(self, texts: Sequence[str], images, videos, **kwargs) -> BatchFeature:
+        """As `__call__`, for text that holds special tokens which stand for themselves (see `protect`)."""
+        text_kwargs = {**kwargs.pop("text_kwargs", {})}
+        for key in ("padding", "padding_side", "add_special_tokens", "return_tensors"):
+            if key in kwargs:
+                text_kwargs[key] = kwargs.pop(key)
+        images, texts, videos, _ = self.prepare_inputs_layout(images=images, text=list(texts), videos=videos)
+        self.validate_inputs(images=images, text=texts, videos=videos)
+        media = BatchFeature({})
+        if images is not None:
+            media.update(self._process_images(images, **kwargs)[0])
+        if videos is not None:
+            media.update(self._process_videos(videos)[0])
+        add_special = text_kwargs.get("add_special_tokens", True)
+        rows = [self.tokenize_literally(self.expand_media(one), add_special) for one in texts]
+        padded = self.tokenizer.pad(
+            {"input_ids": rows},
+            padding=text_kwargs.get("padding", False),
+            padding_side=text_kwargs.get("padding_side"),
+        )
+        return BatchFeature({**padded, **media}, tensor_type=text_kwargs.get("return_tensors"))
+
+    def expand_media(self, text: str) -> str:
+        """Each placeholder becomes its slots."""
+        for token in (self.image_token, self.video_token):
+            text = text.replace(token, token * self.num_image_tokens)
+        return text
+
+    def protect(self, text: str) -> str:
+        """A user's own words: special tokens in them (`<image>`, an end-of-turn) are marked to be read as text."""
+        pattern = "|".join(re.escape(token) for token in sorted(self._control_tokens(), key=len, reverse=True))
+        return re.sub(pattern, lambda match: match[0][0] + LITERAL_MARK + match[0][1:], text)
+
+    def tokenize_literally(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """ids of a text in which `protect` has marked special tokens that are only text."""
+        ids: list[int] = []
+        pattern = "|".join(re.escape(t[0] + LITERAL_MARK + t[1:]) for t in self._control_tokens())
+        for piece in re.split(f"({pattern})", text):
+            literal = LITERAL_MARK in piece
+            if piece:
+                ids += self.tokenizer.encode(
+                    piece.replace(LITERAL_MARK, ""), add_special_tokens=False, split_special_tokens=literal
+                )
+        return self.tokenizer.build_inputs_with_special_tokens(ids) if add_special_tokens else ids
+
+    def _control_tokens(self) -> set[str]:
+        special = {str(token) for token in self.tokenizer.all_special_tokens}
+        added = {str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
+        return {token for token in special | added | {self.image_token, self.video_token} if len(token) > 1}
+
+    def apply_chat_template(self, conversation, chat_template: str | None = None, tokenize: bool = False, **kwargs):
+        """As in transformers. With `tokenize=True`, special tokens inside a text *part* are only text.
+
+        A message whose content is a plain string is taken as already flattened: `<image>` in it is a placeholder.
+        """
+        if tokenize:
+            conversation = self._protect_parts(conversation)
+        return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=tokenize, **kwargs)
+
+    def _protect_parts(self, conversation):
+        if conversation and not isinstance(conversation[0], dict):
+            return [self._protect_parts(one) for one in conversation]
+        return [_map_text_parts(message, self.protect) for message in conversation]
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Flat lists: texts, upright RGB pictures, and videos as lists of frames."""
+        if audio is not None:
+            raise ValueError("mPLUG-Owl hears nothing; remove the audio input")
+        if isinstance(text, str):
+            text = [text]
+        images = None if images is None else [_open(image) for image in _flatten(images)]
+        videos = None if videos is None else [open_video(v, self.num_frames) for v in _flatten_videos(videos)]
+        return images or None, None if text is None else list(text), videos or None, None
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
+        """One placeholder for every picture and video, and not one more."""
+        if text is None and images is None and videos is None:
+            raise ValueError("nothing to process: give text, images or videos")
+        if text is None:
+            return
+        for index, one in enumerate(text):
+            if not isinstance(one, str):
+                raise ValueError(f"text {index} is a {type(one).__name__}, not a string")
+        for token, media, noun in ((self.image_token, images, "images"), (self.video_token, videos, "videos")):
+            wanted, given = sum(one.count(token) for one in text), len(media or [])
+            if wanted != given:
+                raise ValueError(f"{given} {noun} but {wanted} {token} placeholders in the text; add or drop one")
+
+    def _process_videos(self, videos: list[list[Image.Image]], **kwargs):
+        size: dict[str, Any] = {}
+        if self.squash_frames:
+            height, width = self._frame_size()
+            size = {"size": {"height": height, "width": width}, "do_center_crop": False}
+        frames = [torch.as_tensor(np.asarray(self.image_processor(v, **size)["pixel_values"])) for v in videos]
+        return {"pixel_values_videos": torch.stack(frames)}, [self.replace_video_token({}, i) for i in range(len(videos))]
+
+    def _frame_size(self) -> tuple[int, int]:
+        crop = getattr(self.image_processor, "crop_size", None)
+        size = crop if crop and self.image_processor.do_center_crop else self.image_processor.size
+        edge = size.get("shortest_edge")
+        return (edge, edge) if edge else (size["height"], size["width"])
+
+    @property
+    def video_processor(self):
+        """Frames are pictures: the image processor reads them."""
+        return self.image_processor
+
+    def replace_image_token(self, image_inputs: dict | None = None, image_idx: int = 0, **kwargs) -> str:
+        return self.image_token * self.num_image_tokens
+
+    def replace_video_token(self, video_inputs: dict | None = None, video_idx: int = 0, **kwargs) -> str:
+        return self.video_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
+        """What vLLM asks before it plans its memory: every picture has the same number of slots."""
+        if image_sizes is None:
+            return MultiModalData()
+        count = len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * count, num_image_patches=[1] * count)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*self.tokenizer.model_input_names, "pixel_values", "pixel_values_videos"]
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        return ["token_type_ids"]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> list[str]:
+        """As in transformers; the processor's code goes along, so that the folder loads without open_owl."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        copy_model_code(save_directory)
+        return saved
+
+
+def _single_token(tokenizer, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    if token_id is None or token_id == tokenizer.unk_token_id:
+        raise ValueError(
+            f"the tokenizer has no token {token!r}; add it with "
+            f'tokenizer.add_special_tokens({{"additional_special_tokens": [...]}}) or use `owl compose` / `owl convert`'
+        )
+    return token_id
+
+
+def _map_text_parts(message: dict, change) -> dict:
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return message
+    parts = [{**part, "text": change(part["text"])} if part.get("type") == "text" else part for part in content]
+    return {**message, "content": parts}
+
+
+def _open(image) -> Any:
+    """A picture as upright RGB; arrays and tensors are left to the image processor."""
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return image
+    if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
+        image = load_image(image)
+    return open_image(image)
+
+
+def _flatten(images) -> Iterable:
+    if isinstance(images, (list, tuple)):
+        for one in images:
+            yield from _flatten(one)
+    elif images is not None:
+        yield images
+
+
+def _flatten_videos(videos) -> Iterable:
+    """Videos out of (nested) lists; a list of pictures is one video of these frames."""
+    if isinstance(videos, (list, tuple)):
+        if videos and isinstance(videos[0], (Image.Image, np.ndarray)):
+            yield [Image.fromarray(f) if isinstance(f, np.ndarray) else f for f in videos]
+        else:
+            for one in videos:
+                yield from _flatten_videos(one)
+    elif isinstance(videos, np.ndarray):
+        yield [Image.fromarray(frame) for frame in videos]
+    elif videos is not None:
+        yield Path(videos) if isinstance(videos, str) else videos
+
+
+AutoProcessor.register(MplugOwlConfig, MplugOwlProcessor, exist_ok=True)
+
+__all__ = ["MplugOwlProcessor"]
