@@ -1,0 +1,187 @@
+"""The released mPLUG-Owl checkpoints (`MAGAer13/mplug-owl-*`): their names, shapes and tokenizer, in today's classes."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import AddedToken
+from transformers import CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
+
+from .chat_templates import HUMAN_AI
+from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
+from .model.language_mplug_owl import headless_weight_name
+from .sentencepiece_bpe import tokenizer_from_sentencepiece
+
+# Old name -> ours, tried in order; the first that matches is used.
+RENAMES = (
+    (r"^(temporal_)?query_tokens$", r"model.abstractor.\1query_tokens"),
+    (r"^vision_model\.encoder\.layers\.", "model.vision_model.layers."),
+    (r"^vision_model\.", "model.vision_model."),
+    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.query\.", r"model.abstractor.layers.\1.attention.q_proj."),
+    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.key\.", r"model.abstractor.layers.\1.attention.k_proj."),
+    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.value\.", r"model.abstractor.layers.\1.attention.v_proj."),
+    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.output\.out_proj\.", r"model.abstractor.layers.\1.attention.out_proj."),
+    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.(?:output\.)?", r"model.abstractor.layers.\1."),
+    (r"^abstractor\.", "model.abstractor."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.(?:model|transformer)\.", "model.language_model."),
+)  # fmt: skip
+# Tables that old code saved and new code computes.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.position_ids$|\.masked_bias$")
+
+
+def is_released(directory: Path) -> bool:
+    """Whether a folder holds a checkpoint of the released code: ours write the slots' ids into their config."""
+    config = _read_json(directory / "config.json")
+    return config.get("model_type") == "mplug-owl" and "image_token_id" not in config
+
+
+def load_released_model(
+    directory: Path, dtype: torch.dtype | None = None
+) -> MplugOwlForConditionalGeneration:
+    """The weights of a released folder in our classes.
+
+    Raises:
+        ValueError: weights are missing, or there are some that the config does not call for; each is named.
+        FileNotFoundError: no weight file.
+    """
+    weights = {}
+    for name, tensor in _stored_weights(directory):
+        if not COMPUTED.search(name):
+            weights[our_name(name)] = tensor
+    config = released_config(_read_json(directory / "config.json"), weights)
+    if config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    if dtype is None:
+        dtype = next(iter(weights.values())).dtype
+    model, report = MplugOwlForConditionalGeneration.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    missing = sorted(set(report["missing_keys"]) - {"lm_head.weight"} if config.tie_word_embeddings else report["missing_keys"])
+    wrong = [f"missing {name}" for name in missing]
+    wrong += [f"unexpected {name}" for name in sorted(report["unexpected_keys"])]
+    wrong += [f"shape of {name[0]}: {tuple(name[1])} stored, {tuple(name[2])} by the config" for name in sorted(report["mismatched_keys"])]
+    if wrong:
+        raise ValueError(f"config and weights of {directory} do not agree: {'; '.join(wrong[:8])} ({len(wrong)} in all)")
+    if (directory / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model.eval()
+
+
+def load_released_processor(directory: Path) -> MplugOwlProcessor:
+    """Tokenizer, picture sizes and the released prompt form.
+
+    The image checkpoints squash a picture to the square; the video checkpoint crops pictures and squashes frames.
+
+    Raises:
+        FileNotFoundError: the folder has neither `tokenizer.model` nor `tokenizer.json`.
+    """
+    tokenizer = _released_tokenizer(directory)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(t, normalized=False, special=True) for t in ("<image>", "<|video|>")]}
+    )
+    config = _read_json(directory / "config.json")
+    stored = _read_json(directory / "preprocessor_config.json")
+    edge = config["vision_config"]["image_size"]
+    is_video = any(name == "temporal_query_tokens" for name in _stored_names(directory))
+    size: dict[str, Any] = {"size": {"height": edge, "width": edge}, "do_center_crop": False}
+    if is_video:
+        size = {
+            "size": {"shortest_edge": edge},
+            "do_center_crop": True,
+            "crop_size": {"height": edge, "width": edge},
+        }
+    image_processor = CLIPImageProcessorPil(
+        **size, resample=3, image_mean=stored["image_mean"], image_std=stored["image_std"]
+    )
+    return MplugOwlProcessor(
+        image_processor,
+        tokenizer,
+        chat_template=HUMAN_AI,
+        num_image_tokens=config.get("num_query_tokens", 64) + 1,
+        squash_frames=True,
+    )
+
+
+def released_config(stored: dict[str, Any], weights: dict[str, torch.Tensor]) -> MplugOwlConfig:
+    """Our config from a released one; what that code derives (the FFN's width) is read off the weights."""
+    vision = _known(stored["vision_config"])
+    vision.update(model_type="mplug_owl_vision_model")
+    vision["temporal"] = any(".temporal." in name for name in weights)
+    abstractor = _known(stored["visual_abstractor_config"])
+    abstractor["intermediate_size"] = weights["model.abstractor.layers.0.mlp.w1.weight"].shape[0]
+    abstractor["temporal_queries"] = "model.abstractor.temporal_query_tokens" in weights
+    text = {key: value for key, value in stored["text_config"].items() if value is not None}
+    text.pop("torch_dtype", None)
+    vocabulary = text["vocab_size"]
+    return MplugOwlConfig(
+        vision_config=vision,
+        visual_abstractor_config=abstractor,
+        text_config=text,
+        num_query_tokens=stored.get("num_query_tokens", 64),
+        image_token_id=vocabulary,
+        video_token_id=vocabulary + 1,
+    )
+
+
+def our_name(name: str) -> str:
+    """A released weight's name in our model.
+
+    Raises:
+        ValueError: no part of the released model has such a weight.
+    """
+    for pattern, replacement in RENAMES:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            return headless_weight_name(renamed)
+    raise ValueError(f"weight {name!r} belongs to no part of a released mPLUG-Owl; is this another model's file?")
+
+
+def _released_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """By the files, not by `tokenizer_class`, which names classes that exist in the released code only."""
+    if (directory / "tokenizer.model").exists():
+        return tokenizer_from_sentencepiece(directory / "tokenizer.model")
+    if (directory / "tokenizer.json").exists():
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+        return PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), **special)
+    raise FileNotFoundError(f"{directory} has no tokenizer.model and no tokenizer.json; add the checkpoint's own")
+
+
+def _known(stored: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+        "hidden_act", "layer_norm_eps", "encoder_hidden_size", "initializer_range",
+    )  # fmt: skip
+    return {key: stored[key] for key in keys if key in stored}
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if (directory / f"{stem}.{suffix}").exists():
+            return [directory / f"{stem}.{suffix}"]
+        index = directory / f"{stem}.{suffix}.index.json"
+        if index.exists():
+            return [directory / file for file in sorted(set(_read_json(index)["weight_map"].values()))]
+    raise FileNotFoundError(f"{directory} holds no weights: no model.safetensors, pytorch_model.bin or index of shards")
+
+
+def _stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    for file in _weight_files(directory):
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is named in the index of shards but is not there; download it again")
+        if file.suffix == ".safetensors":
+            yield from load_file(file).items()
+        else:
+            yield from torch.load(file, weights_only=True, map_location="cpu", mmap=True).items()
+
+
+def _stored_names(directory: Path) -> list[str]:
+    return [name for name, _ in _stored_weights(directory)]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
