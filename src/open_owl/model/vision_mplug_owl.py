@@ -53,12 +53,16 @@ class VisionMLP(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """Mixes each patch with the same patch of the neighbouring frames; CLS is left alone (released video code)."""
+    """Mixes each patch with the same patch of the neighbouring frames (released video code).
+
+    CLS passes the block unchanged, and the layer adds the block's output to its input: so CLS is doubled. The
+    released weights are trained that way.
+    """
 
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()
         half = config.hidden_size // 2
-        self.ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ln = nn.LayerNorm(config.hidden_size, eps=1e-5)  # not layer_norm_eps: so it is in the released code
         self.down_proj = nn.Conv3d(config.hidden_size, half, kernel_size=1)
         self.conv = nn.Conv3d(half, half, kernel_size=(3, 1, 1), padding=(1, 0, 0), groups=half)
         self.activation = ACT2FN["quick_gelu"]
@@ -70,7 +74,7 @@ class TemporalBlock(nn.Module):
         volume = patches.view(images // num_frames, num_frames, count, width).permute(0, 3, 1, 2).unsqueeze(-1)
         volume = self.up_proj(self.activation(self.conv(self.down_proj(volume))))
         mixed = volume.squeeze(-1).permute(0, 2, 3, 1).reshape(images, count, width)
-        return torch.cat([hidden_states[:, :1], hidden_states[:, 1:] + mixed], dim=1)
+        return hidden_states + torch.cat([hidden_states[:, :1], mixed], dim=1)
 
 
 class VisionLayer(nn.Module):
