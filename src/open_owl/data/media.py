@@ -1,0 +1,89 @@
+"""Where the pictures and videos of a row are: in a folder, in the row itself, or beside it in a tar."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .conversation import Image, Refused, Video
+
+# What a name in a row refers to: files below a folder, or the members of a WebDataset sample by extension.
+MediaSource = Path | Mapping[str, bytes]
+
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif")
+VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
+
+
+def image_of(reference: Any, media: MediaSource, place: str) -> Image:
+    """The picture that a row names: a path, a `file:` or `data:` URI, or a mapping that holds one of these.
+
+    Raises:
+        Refused: `remote_media` for http(s), `bad_media` for what is no reference at all, `image_missing` for
+            a name that the tar does not hold. A file is looked for only when the picture is opened.
+    """
+    return Image(_source(reference, media, place, kind="image"))
+
+
+def video_of(reference: Any, media: MediaSource, place: str) -> Video:
+    """The video that a row names, as `image_of`; or the list of its frames."""
+    if isinstance(reference, list):
+        return Video([image_of(frame, media, place).source for frame in reference])
+    return Video(_source(reference, media, place, kind="video"))
+
+
+def list_of(value: Any) -> list[Any]:
+    """A field that holds nothing, one thing or a list of things."""
+    if value is None or value == "":
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def members_with(extensions: tuple[str, ...], media: MediaSource) -> list[bytes]:
+    """A tar sample's members with one of these extensions (`jpg`, or `0.jpg`, `1.jpg`), in order of name."""
+    if isinstance(media, Path):
+        return []
+    return [media[name] for name in sorted(media) if name.lower().rsplit(".", 1)[-1] in extensions]
+
+
+def _source(reference: Any, media: MediaSource, place: str, kind: str) -> Path | bytes:
+    if isinstance(reference, dict):
+        for key in ("url", "path", "image", "video", "image_url", "video_url"):
+            if reference.get(key):
+                return _source(reference[key], media, place, kind)
+    if not isinstance(reference, str) or not reference:
+        detail = f"the {kind} is given as {_shown(reference)}"
+        raise Refused("bad_media", detail, place, "give a path or a data URI")
+    if reference.startswith("data:"):
+        return _data_uri(reference, place)
+    if reference.startswith(("http://", "https://")):
+        raise Refused("remote_media", f"the {kind} is at {reference}", place, "download it and name the file")
+    name = reference.removeprefix("file://")
+    if isinstance(media, Path):
+        return media / name
+    return _member(name, media, place, kind)
+
+
+def _member(name: str, media: Mapping[str, bytes], place: str, kind: str) -> bytes:
+    """A sample's member by name: `0007.jpg`, `images/0007.jpg` and `jpg` all mean the member `jpg`."""
+    base = name.rsplit("/", 1)[-1]
+    extension = base.split(".", 1)[-1]
+    if extension not in media:
+        detail = f"{kind} {name!r} is not in the sample, which holds {', '.join(sorted(media))}"
+        raise Refused(f"{kind}_missing", detail, place)
+    return media[extension]
+
+
+def _data_uri(uri: str, place: str) -> bytes:
+    header, _, payload = uri.partition(",")
+    if not header.endswith(";base64"):
+        raise Refused("bad_media", f"the data URI begins {uri[:40]!r}", place, "encode it as base64")
+    try:
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused("bad_media", f"the data URI is not base64 ({error})", place) from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
