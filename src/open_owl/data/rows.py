@@ -12,7 +12,7 @@ from .conversation import Refused
 
 TAR, LINES, ARRAY = ".tar", ".jsonl", ".json"
 
-# A member's key is its name up to the first dot of the last path component, as WebDataset and energon have it.
+# A member's key is its name up to the first dot of the last path component, as in WebDataset and energon.
 _MEMBER_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")
 
@@ -62,7 +62,11 @@ def data_files(path: str | Path) -> list[Path]:
         raise ValueError(f"{path} does not exist")
     for file in files:
         if file.suffix not in (TAR, LINES, ARRAY):
-            hint = "unpack it first" if file.suffix in (".gz", ".zst", ".zip", ".xz") else "convert it to JSON lines"
+            hint = (
+                "unpack it first"
+                if file.suffix in (".gz", ".zst", ".zip", ".xz")
+                else "convert it to JSON lines"
+            )
             raise ValueError(f"{file} is no {TAR}, {LINES} or {ARRAY} file; {hint}")
     return files
 
@@ -94,7 +98,9 @@ def read_array(file: Path) -> list[Any]:
     rows = parse_json(file.read_bytes(), file.name)
     if not isinstance(rows, list):
         detail = f"the file holds a {type(rows).__name__}, not a list of rows"
-        raise Refused("bad_json", detail, file.name, "write a JSON list, or one object a line in a .jsonl file")
+        raise Refused(
+            "bad_json", detail, file.name, "write a JSON list, or one object a line in a .jsonl file"
+        )
     return rows
 
 

@@ -15,6 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Above this a picture is refused before its pixels are decoded: a small file may hold a huge picture.
 DEFAULT_MAX_PIXELS = 100_000_000
 
+# Beyond this ratio of the sides a resize to a fixed shortest side would need memory without bound.
+MAX_SIDE_RATIO = 200
+
 # Raster formats only. Pillow also opens EPS (by running Ghostscript) and container formats such as HDF5;
 # neither belongs in a program that opens what strangers send.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
@@ -26,7 +29,8 @@ class ImageError(ValueError):
     """A picture that cannot be used.
 
     `reason` is a short stable key to count by: `image_missing`, `image_empty`, `image_not_a_picture`,
-    `image_truncated`, `image_corrupt`, `image_too_large` or `image_mode`. `detail` says what was found.
+    `image_truncated`, `image_corrupt`, `image_too_large`, `image_too_thin` or `image_mode`.
+    `detail` says what was found.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -103,6 +107,11 @@ def _to_rgb(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
         raise ImageError("image_too_large", detail)
     if width == 0 or height == 0:
         raise ImageError("image_empty", f"{name} has {width} x {height} pixels")
+    if max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        detail = (
+            f"{name} has {width} x {height} pixels, one side over {MAX_SIDE_RATIO} times the other; crop it"
+        )
+        raise ImageError("image_too_thin", detail)
     try:
         image.load()
         image = _upright(image)

@@ -46,6 +46,8 @@ def open_video(
 ) -> list[Image.Image]:
     """Open a video as `num_frames` upright RGB pictures, picked by `pick_frames`.
 
+    A list of just `num_frames` frames has been picked already and is taken as it is.
+
     Args:
         source: a video file (path, bytes or binary file object), or its frames in order, as for `open_image`.
         num_frames: how many frames to return.
@@ -59,7 +61,8 @@ def open_video(
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         if not source:
             raise VideoError("video_empty", "the video is an empty list of frames")
-        return [open_image(source[i], max_pixels) for i in pick_frames(len(source), num_frames)]
+        picked = range(num_frames) if len(source) == num_frames else pick_frames(len(source), num_frames)
+        return [open_image(source[i], max_pixels) for i in picked]
     data, name = _read(source)
     if not data:
         raise VideoError("video_empty", f"{name} is empty (0 bytes)")
