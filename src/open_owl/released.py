@@ -13,6 +13,8 @@ from transformers import CLIPImageProcessorPil, GenerationConfig, PreTrainedToke
 
 from .chat_templates import HUMAN_AI
 from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
+from .hub import local_directory
+from .loading_report import refuse_mismatch
 from .model.language_mplug_owl import headless_weight_name
 from .sentencepiece_bpe import tokenizer_from_sentencepiece
 
@@ -56,20 +58,32 @@ def load_released_model(
     config = released_config(_read_json(directory / "config.json"), weights)
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
-    if dtype is None:
-        dtype = next(iter(weights.values())).dtype
+    dtype = dtype or next(iter(weights.values())).dtype
     model, report = MplugOwlForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )
-    missing = sorted(set(report["missing_keys"]) - {"lm_head.weight"} if config.tie_word_embeddings else report["missing_keys"])
-    wrong = [f"missing {name}" for name in missing]
-    wrong += [f"unexpected {name}" for name in sorted(report["unexpected_keys"])]
-    wrong += [f"shape of {name[0]}: {tuple(name[1])} stored, {tuple(name[2])} by the config" for name in sorted(report["mismatched_keys"])]
-    if wrong:
-        raise ValueError(f"config and weights of {directory} do not agree: {'; '.join(wrong[:8])} ({len(wrong)} in all)")
+    refuse_mismatch(report, directory)
     if (directory / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+        stored = GenerationConfig.from_pretrained(directory)
+        # The released sampling settings stay with the released scripts: greedy is the default here.
+        ids = {name: getattr(stored, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**ids)
     return model.eval()
+
+
+def convert(source: str | Path, out: str | Path) -> None:
+    """Write a released checkpoint (folder or hub id) as an OpenOwl checkpoint into the folder `out`.
+
+    Raises:
+        ValueError: `source` is not a released mPLUG-Owl checkpoint, or config and weights do not agree.
+        FileNotFoundError: `source` or its weights or tokenizer are not there.
+    """
+    directory = local_directory(source)
+    if not is_released(directory):
+        raise ValueError(f"{source} is not a released mPLUG-Owl checkpoint; open_owl.load opens OpenOwl ones as they are")
+    processor = load_released_processor(directory)
+    load_released_model(directory).save_pretrained(out)
+    processor.save_pretrained(out)
 
 
 def load_released_processor(directory: Path) -> MplugOwlProcessor:

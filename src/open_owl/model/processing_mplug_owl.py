@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
 
@@ -195,6 +195,13 @@ class MplugOwlProcessor(ProcessorMixin):
     @property
     def unused_input_names(self) -> list[str]:
         return ["token_type_ids"]
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        """The parts of a saved processor; pixels must not depend on whether torchvision is installed."""
+        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend="pil", **kwargs)
+        tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
+        return [image_processor, tokenizer]
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> list[str]:
         """As in transformers; the processor's code goes along, so that the folder loads without open_owl."""

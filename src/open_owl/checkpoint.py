@@ -1,0 +1,65 @@
+"""Opening a checkpoint, whatever kind it is: ours, a released one, or an adapter."""
+
+from pathlib import Path
+
+import torch
+
+from .hub import local_directory
+from .loading_report import refuse_mismatch
+from .model import MplugOwlForConditionalGeneration, MplugOwlProcessor
+from .released import is_released, load_released_model, load_released_processor
+
+
+def open_checkpoint(
+    path_or_id: str | Path, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+    """Model and processor of an OpenOwl checkpoint, a released mPLUG-Owl checkpoint, or an adapter directory.
+
+    Args:
+        path_or_id: a folder, or a hub id (downloaded unless it is in the cache).
+        dtype: `torch.float32`, `"bfloat16"`, ...; None keeps what is stored.
+        device: where to put the model; None is the CPU.
+
+    Raises:
+        FileNotFoundError: no such folder or hub id, or no weights in it.
+        ValueError: config and weights do not agree, or it is another model's checkpoint.
+    """
+    dtype = _dtype(dtype)
+    directory = local_directory(path_or_id)
+    if (directory / "adapter_config.json").exists():
+        model, processor = _open_adapter(directory, dtype)
+    elif is_released(directory):
+        model, processor = load_released_model(directory, dtype), load_released_processor(directory)
+    else:
+        model, processor = _open_own(directory, dtype)
+    return model.to(device or "cpu").eval(), processor
+
+
+def _open_own(
+    directory: Path, dtype: torch.dtype | None
+) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(f"{directory} has no config.json, so it is no checkpoint; `owl compose` makes one")
+    model, report = MplugOwlForConditionalGeneration.from_pretrained(
+        directory, dtype=dtype or "auto", output_loading_info=True
+    )
+    refuse_mismatch(report, directory)
+    return model, MplugOwlProcessor.from_pretrained(directory)
+
+
+def _open_adapter(
+    directory: Path, dtype: torch.dtype | None
+) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+    from .adapter import adapter_base, fold_adapter  # peft is needed for adapters only
+
+    model, processor = open_checkpoint(adapter_base(directory), dtype)
+    return fold_adapter(model, directory), processor
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype {dtype!r} is not known; use float32, bfloat16 or float16")
+    return found
