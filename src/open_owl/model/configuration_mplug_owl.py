@@ -126,5 +126,6 @@ def _build(config: dict[str, Any] | PreTrainedConfig | None, default_type: str) 
 
 
 AutoConfig.register("mplug_owl_vision_model", MplugOwlVisionConfig, exist_ok=True)
+AutoConfig.register("mplug-owl", MplugOwlConfig, exist_ok=True)
 
 __all__ = ["MplugOwlConfig", "MplugOwlVisionConfig", "MplugOwlVisualAbstractorConfig"]

@@ -70,15 +70,13 @@ class MplugOwlProcessor(ProcessorMixin):
 
     def _call_with_literals(self, texts: Sequence[str], images, videos, **kwargs) -> BatchFeature:
         """As `__call__`, for text that holds special tokens which stand for themselves (see `protect`)."""
-        text_kwargs = {**kwargs.pop("text_kwargs", {})}
-        for key in ("padding", "padding_side", "add_special_tokens", "return_tensors"):
-            if key in kwargs:
-                text_kwargs[key] = kwargs.pop(key)
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_kwargs = merged["text_kwargs"]
         images, texts, videos, _ = self.prepare_inputs_layout(images=images, text=list(texts), videos=videos)
         self.validate_inputs(images=images, text=texts, videos=videos)
         media = BatchFeature({})
         if images is not None:
-            media.update(self._process_images(images, **kwargs)[0])
+            media.update(self._process_images(images, **merged["images_kwargs"])[0])
         if videos is not None:
             media.update(self._process_videos(videos)[0])
         add_special = text_kwargs.get("add_special_tokens", True)
