@@ -5,6 +5,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .attention_mplug_owl import attend
@@ -77,7 +78,7 @@ class TemporalBlock(nn.Module):
         return hidden_states + torch.cat([hidden_states[:, :1], mixed], dim=1)
 
 
-class VisionLayer(nn.Module):
+class VisionLayer(GradientCheckpointingLayer):
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()
         self.temporal = TemporalBlock(config) if config.temporal else None
@@ -135,7 +136,6 @@ class MplugOwlVisionModel(PreTrainedModel):
         self.embeddings = VisionEmbeddings(config)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.gradient_checkpointing = False
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -150,10 +150,7 @@ class MplugOwlVisionModel(PreTrainedModel):
         """pixel_values: [images, 3, height, width]; with `num_frames` > 1 the images of a video follow each other."""
         hidden_states = self.embeddings(pixel_values)
         for layer in self.layers:
-            if self.gradient_checkpointing and self.training:
-                hidden_states = self._gradient_checkpointing_func(layer.__call__, hidden_states, num_frames)
-            else:
-                hidden_states = layer(hidden_states, num_frames)
+            hidden_states = layer(hidden_states, num_frames)
         hidden_states = self.post_layernorm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
 

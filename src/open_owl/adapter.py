@@ -1,0 +1,83 @@
+"""Adapter directories: LoRA on the LLM, beside it the other parts that learned, and the name of the base.
+
+PEFT's own layout, so that `PeftModel.from_pretrained(base, directory)` loads one too. A base that lies in the same
+run as the adapter is named by the way from the one to the other, so that the run's folder can be moved.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+CONFIG = "adapter_config.json"
+
+
+def adapter_base(path: str | Path) -> str | None:
+    """Folder or hub id of the base of the adapter directory `path`; None if `path` is not an adapter directory.
+
+    Raises:
+        ValueError: the directory names no base, or a base that is not there.
+    """
+    config = Path(path) / CONFIG
+    if not config.is_file():
+        return None
+    base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{config} names no base; write its folder or hub id as 'base_model_name_or_path'")
+    inside = Path(path) / base
+    if inside.is_dir():
+        return str(inside.resolve())
+    if os.path.isabs(base) or base.startswith("."):
+        raise ValueError(
+            f"the base of adapter {path} is {base!r}, and no such folder is there; put it back, or write its new "
+            f"place as 'base_model_name_or_path' in {config}"
+        )
+    return base
+
+
+def save_adapter(model: PeftModel, path: str | Path, base: str) -> None:
+    """Writes the adapter and what learned beside it into `path`, naming `base` (a folder or hub id).
+
+    A base below the parent folder of `path` is named relative to `path`.
+    """
+    path = Path(path)
+    # Without "False" PEFT asks the hub whether the base's vocabulary was resized; ours never is.
+    model.save_pretrained(str(path), save_embedding_layers=False)
+    config = path / CONFIG
+    written = json.loads(config.read_text(encoding="utf-8"))
+    written["base_model_name_or_path"] = _named_from(path, base)
+    config.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_adapter(base_model: nn.Module, path: str | Path) -> PeftModel:
+    """`base_model` with the adapter laid on, unmerged; `base_model` itself is changed."""
+    return PeftModel.from_pretrained(cast(Any, base_model), str(path))
+
+
+def fold_adapter(base_model: nn.Module, path: str | Path) -> nn.Module:
+    """`base_model` with the adapter's LoRA added into the LLM's weights and the parts it holds put in place.
+
+    The result is of `base_model`'s class and dtypes, without a trace of PEFT.
+    """
+    dtypes = {name: parameter.dtype for name, parameter in base_model.named_parameters()}
+    folded = load_adapter(base_model, path).merge_and_unload()
+    for name, parameter in folded.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+        parameter.requires_grad_(True)
+    # PEFT marks a model that it has touched, and save_pretrained would write an adapter for it.
+    for mark in ("peft_config", "_hf_peft_config_loaded"):
+        folded.__dict__.pop(mark, None)
+    return folded.eval()
+
+
+def _named_from(path: Path, base: str) -> str:
+    run = path.resolve().parent
+    if not Path(base).is_dir():
+        return base
+    inside = Path(base).resolve()
+    return os.path.relpath(inside, path.resolve()) if inside.is_relative_to(run) else str(inside)

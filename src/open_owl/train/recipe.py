@@ -1,0 +1,179 @@
+"""The recipe: what a training run is made of. Every key, its unit and what it may be."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from open_owl.data.stream import MixtureSettings
+
+Part = Literal["vision_model", "abstractor", "language_model"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+class Settings(BaseModel):
+    """Refuses keys it does not know; cannot change once a run has begun."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Composition(Settings):
+    """An encoder and an LLM to join with a fresh abstractor; `open_owl.compose.compose` says what null means."""
+
+    vision: str
+    llm: str
+    num_query_tokens: PositiveInt | None = None
+    num_layers: PositiveInt | None = None
+    width: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+
+
+class ModelSource(Settings):
+    """Where the first stage starts: a checkpoint (folder or hub id; `model: PATH` for short), or a composition."""
+
+    checkpoint: str | None = None
+    compose: Composition | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone_is_a_checkpoint(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "ModelSource":
+        if (self.checkpoint is None) == (self.compose is None):
+            raise ValueError("give a checkpoint (a folder or hub id) or `compose`, one of both")
+        return self
+
+
+class Learns(Settings):
+    """What each part does in a stage. The LLM's head belongs to `language_model`."""
+
+    vision_model: Literal["full", "frozen"]
+    abstractor: Literal["full", "frozen"]
+    language_model: Literal["full", "lora", "frozen"]
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> "Learns":
+        if all(how == "frozen" for how in self.model_dump().values()):
+            raise ValueError("every part is frozen; let one of them learn")
+        return self
+
+
+def _list_of_one(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Lora(Settings):
+    """Low-rank adapters on the LLM's linear layers; read where `language_model: lora`.
+
+    `targets`: the last names of the layers (`[q_proj, v_proj]`); `all-linear` for every one in the LLM; null for
+    the query and value projections under the name that this LLM's type has for them.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 32
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: Annotated[list[str] | None, BeforeValidator(_list_of_one)] = None
+
+
+class Optimizer(Settings):
+    """AdamW. `learning_rate_by_part` is for parts that learn at another rate than `learning_rate`.
+
+    Weight decay is for matrices; norms, biases, learned queries and position embeddings have none.
+    `max_gradient_norm` null: no clipping.
+    """
+
+    learning_rate: PositiveFloat
+    learning_rate_by_part: dict[Part, PositiveFloat] = {}
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: float = Field(default=0, ge=0)
+    max_gradient_norm: PositiveFloat | None = 1.0
+
+
+class Schedule(Settings):
+    """The learning rate over steps: a linear warm-up, then this shape down to `min_learning_rate`.
+
+    `min_learning_rate` is that of `optimizer.learning_rate`; parts with a rate of their own keep the same share.
+    """
+
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(default=0, ge=0)
+    min_learning_rate: float = Field(default=0, ge=0)
+
+
+class Stage(Settings):
+    """One stage: which parts learn, from what, how fast, for how long.
+
+    A step is one update of the weights, from `conversations_per_update` conversations over all processes; each
+    process takes them in micro-batches of `conversations_per_step`, which changes memory and speed, not the
+    gradient. `dtype` is that of the matrix products; what learns is kept in float32 beside it. `auto` is bfloat16
+    on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations are computed
+    again in the backward pass instead of kept.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    learns: Learns
+    lora: Lora = Lora()
+    data: MixtureSettings
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    steps: PositiveInt
+    conversations_per_update: PositiveInt
+    conversations_per_step: PositiveInt
+    max_tokens: PositiveInt
+    gradient_checkpointing: list[Literal["vision_model", "language_model"]] = []
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    save_every_steps: PositiveInt = 500
+    keep_last_checkpoints: PositiveInt = 2
+    log_every_steps: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> "Stage":
+        conflicts = [*self._batch_conflicts(), *self._rate_conflicts()]
+        if conflicts:
+            raise ValueError("; ".join(conflicts))
+        return self
+
+    def _batch_conflicts(self) -> list[str]:
+        whole, micro = self.conversations_per_update, self.conversations_per_step
+        if whole % micro:
+            return [f"conversations_per_update ({whole}) is no multiple of conversations_per_step ({micro})"]
+        return []
+
+    def _rate_conflicts(self) -> list[str]:
+        warmup, rate, floor = (
+            self.schedule.warmup_steps,
+            self.optimizer.learning_rate,
+            self.schedule.min_learning_rate,
+        )
+        conflicts = []
+        if warmup >= self.steps:
+            conflicts.append(
+                f"schedule.warmup_steps ({warmup}) leaves nothing of steps ({self.steps}); lower it"
+            )
+        if floor > rate:
+            conflicts.append(
+                f"schedule.min_learning_rate ({floor:g}) is above optimizer.learning_rate ({rate:g})"
+            )
+        for part in self.optimizer.learning_rate_by_part:
+            if getattr(self.learns, part) == "frozen":
+                conflicts.append(f"optimizer.learning_rate_by_part names {part}, which is frozen")
+        return conflicts
+
+
+class Recipe(Settings):
+    """A run: a model, then stages, each starting from what the one before it saved under `output_dir/NAME`."""
+
+    model: ModelSource
+    output_dir: str
+    seed: int = Field(default=0, ge=0)
+    wandb_project: str | None = None
+    stages: list[Stage] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two stages have the same name: {', '.join(names)}; give each its own")
+        return self

@@ -1,0 +1,147 @@
+"""A run, from its recipe to its last checkpoint."""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from PIL import Image
+from rich.console import Console
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PrinterCallback, set_seed
+from transformers.integrations import TensorBoardCallback
+
+from open_owl.adapter import save_adapter
+from open_owl.checkpoint import open_checkpoint
+from open_owl.compose import compose
+from open_owl.data.stream import Stream, open_mixture
+from open_owl.model import MplugOwlProcessor
+from open_owl.train.loading import load_recipe
+from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
+from open_owl.train.recipe import Recipe, Stage
+from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
+from open_owl.train.stages import apply_stage, bare, stage_table
+from open_owl.train.trainer import StageTrainer
+
+LOG = "log.jsonl"
+
+
+class TrainingStopped(RuntimeError):
+    """Ctrl-C or SIGTERM stopped the run after a whole step; its checkpoint is written."""
+
+
+def train(
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    on_progress: OnProgress | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Runs every stage of `recipe`; returns the folder of the last one's checkpoint.
+
+    The same recipe run again goes on where the last run stopped: finished stages are passed over, the unfinished
+    one resumes at its last checkpoint and comes to the weights that it would have had.
+
+    Args:
+        recipe: a YAML file, a preset's name, or a `Recipe`.
+        overrides: `stages.0.steps=10`, for a file or preset.
+        on_progress: called with each record that goes into a stage's `log.jsonl`.
+        console: where tables and bars go; standard output by default.
+
+    Raises:
+        RecipeError: the recipe cannot run; nothing was loaded.
+        ChangedRecipeError: the output folder holds a run of another recipe.
+        NonFiniteError: a loss or gradient was no number; the message names the rows.
+        TrainingStopped: Ctrl-C or SIGTERM.
+    """
+    recipe = load_recipe(recipe, overrides)
+    output = claim(recipe)
+    console = console or Console()
+    checkpoint = starting_checkpoint(recipe, output)
+    for stage in recipe.stages:
+        folder = output / stage.name
+        if not is_finished(folder):
+            model, processor = open_checkpoint(checkpoint)
+            set_seed(recipe.seed)
+            learner = apply_stage(model, stage)
+            stream = open_mixture(stage.data, processor, stage.max_tokens, stage.conversations_per_step, recipe.seed)
+            run_stage(learner, processor, stream, stage, folder, recipe, console, on_progress)
+            save_stage(learner, processor, folder, checkpoint)
+        checkpoint = str(folder)
+    return Path(checkpoint)
+
+
+def starting_checkpoint(recipe: Recipe, output: Path) -> str:
+    """What the first stage starts from: the recipe's checkpoint, or its composition, made once and kept."""
+    parts = recipe.model.compose
+    if parts is None:
+        assert recipe.model.checkpoint is not None  # ModelSource has one of both
+        return recipe.model.checkpoint
+    composed = output / "composed"
+    if not is_finished(composed):
+        set_seed(recipe.seed)
+        compose(**parts.model_dump(), out=composed)
+        mark_finished(composed)
+    return str(composed)
+
+
+def run_stage(
+    model: nn.Module,
+    processor: MplugOwlProcessor,
+    stream: Stream,
+    stage: Stage,
+    folder: Path,
+    recipe: Recipe,
+    console: Console,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Trains `model` (what `apply_stage` returned) through `stage`, from the stage's last checkpoint if it has one.
+
+    Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(stage_table(model, stage))
+    if recipe.wandb_project:
+        os.environ["WANDB_PROJECT"] = recipe.wandb_project
+    journal, stop = Journal(stage.name, folder / LOG, on_progress, console), StopOnSignal()
+    trainer = StageTrainer(
+        model,
+        stage,
+        stream,
+        folder,
+        blank_picture(processor),
+        recipe.seed,
+        callbacks=[journal, stop, TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))],
+        report_to=["wandb"] if recipe.wandb_project else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    with stop.listening(), closing(journal):
+        trainer.go_on(last_checkpoint(folder))
+    if stop.stopped:
+        raise TrainingStopped(
+            f"stopped after step {trainer.state.global_step} of stage {stage.name}; the same command goes on from there"
+        )
+    for reason, rows in stream.refusals.items():
+        console.print(f"{stage.name}: {rows:,} rows refused: {reason}")
+
+
+def save_stage(
+    model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str
+) -> None:
+    """Writes the stage's result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder, base)
+    else:
+        owl = bare(model)
+        for parameter in owl.parameters():  # learned in float32, kept as it was stored
+            parameter.data = parameter.data.to(owl.config.dtype)
+        owl.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    mark_finished(folder, read_log(folder / LOG)[-1])
+
+
+def blank_picture(processor: MplugOwlProcessor) -> torch.Tensor:
+    """A black picture [1, channels, height, width] as the model reads it."""
+    return processor.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]

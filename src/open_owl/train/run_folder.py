@@ -1,0 +1,68 @@
+"""A run's folder: which recipe it belongs to, which stages are finished, where an unfinished one resumes."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from open_owl.train.recipe import Recipe
+
+RECIPE = "recipe.yaml"
+FINISHED = "finished.json"
+
+
+class ChangedRecipeError(ValueError):
+    """The output folder holds a run of another recipe; going on would mix the two."""
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe as YAML, presets, overrides and defaults worked in. `load_recipe` reads it back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def claim(recipe: Recipe) -> Path:
+    """The run's folder, with its recipe in it.
+
+    Raises:
+        ChangedRecipeError: another recipe is there already; the message has the difference.
+    """
+    output, ours = Path(recipe.output_dir), recipe_text(recipe)
+    kept = output / RECIPE
+    if kept.is_file():
+        theirs = kept.read_text(encoding="utf-8")
+        if theirs != ours:
+            changes = difflib.unified_diff(
+                theirs.splitlines(), ours.splitlines(), "begun with", "asked for now", lineterm="", n=1
+            )
+            raise ChangedRecipeError(
+                f"{output} holds a run of another recipe; name another output_dir, or give the recipe it was begun "
+                f"with ({kept}):\n" + "\n".join(changes)
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    kept.write_text(ours, encoding="utf-8")
+    return output
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / FINISHED).is_file()
+
+
+def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
+    """Written last: what a killed process leaves half done has no such file."""
+    (folder / FINISHED).write_text(json.dumps(summary or {}, indent=2) + "\n", encoding="utf-8")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a stage; one that a killed process left half written is passed over."""
+    complete = [path for path in folder.glob("checkpoints/checkpoint-*") if _is_complete(path)]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Trainer writes trainer_state.json after everything else."""
+    try:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,197 @@
+"""What a stage does to a model: which parts learn, in which precision, with which adapters."""
+
+import re
+import warnings
+from collections.abc import Iterator
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from rich.table import Table
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from open_owl.model import MplugOwlForConditionalGeneration
+from open_owl.train.recipe import PARTS, Lora, Part, Stage
+
+PEFT_PREFIX = "base_model.model."
+LANGUAGE_MODEL = "model.language_model"
+
+
+def apply_stage(model: MplugOwlForConditionalGeneration, stage: Stage) -> nn.Module:
+    """Freezes, unfreezes and wraps the parts of `model` as `stage` says.
+
+    Returns `model` itself, or, where the LLM learns by LoRA, a `PeftModel` around it: the abstractor and the vision
+    model, where they learn too, are PEFT's `modules_to_save`, so that one adapter directory holds all that learned.
+
+    Raises:
+        ValueError: a LoRA target that the LLM does not have.
+    """
+    set_precision(model, stage)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
+    for part in stage.gradient_checkpointing:
+        _checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
+    if stage.learns.language_model == "lora":
+        return _with_lora(model, stage)
+    return model
+
+
+def part_of(parameter_name: str) -> Part:
+    """The part that a parameter of the model, or of a PEFT model around it, belongs to."""
+    name = parameter_name.removeprefix(PEFT_PREFIX)
+    for part in PARTS:
+        if name.startswith(f"model.{part}."):
+            return part
+    return "language_model"  # the head
+
+
+def part_module(model: nn.Module, part: Part) -> PreTrainedModel:
+    return bare(model).get_submodule(f"model.{part}")
+
+
+def bare(model: nn.Module) -> MplugOwlForConditionalGeneration:
+    """The mPLUG-Owl inside a PEFT model, or `model` itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def uses_bfloat16(stage: Stage) -> bool:
+    """Whether the matrix products of `stage` run in bfloat16 on this machine."""
+    if stage.dtype == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return stage.dtype == "bfloat16"
+
+
+def set_precision(model: MplugOwlForConditionalGeneration, stage: Stage) -> None:
+    """Float32 for what learns; what is frozen keeps its stored dtype where autocast brings the two together.
+
+    In float32 the whole model is widened. That loses nothing: narrowed again when saved, a frozen weight is bit for
+    bit what it was.
+    """
+    narrow_is_welcome = uses_bfloat16(stage)
+    for name, parameter in model.named_parameters():
+        if not (narrow_is_welcome and getattr(stage.learns, part_of(name)) != "full"):
+            parameter.data = parameter.data.float()
+
+
+def still_modules(model: nn.Module, stage: Stage) -> list[nn.Module]:
+    """Modules of frozen parts, which stay in eval mode (no dropout) while the rest trains.
+
+    Layers whose activations are checkpointed are left out: transformers checkpoints a layer in training mode only.
+    """
+    return [
+        module
+        for part in PARTS
+        if getattr(stage.learns, part) == "frozen"
+        for module in part_module(model, part).modules()
+        if not (isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing)
+    ]
+
+
+def _checkpoint_activations(part: PreTrainedModel, frozen: bool) -> None:
+    layers = [module for module in part.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(
+            f"gradient_checkpointing: {type(part).__name__} has no layers that transformers can checkpoint; leave it out"
+        )
+    # transformers 5.17 has only the older name, which 5.23 warns about.
+    enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+    enable()
+    if not frozen:
+        return
+    for layer in layers:
+        # Such a layer stays in training mode (see still_modules); OPT's has a dropout of its own.
+        if isinstance(getattr(layer, "dropout", None), float):
+            layer.dropout = 0.0
+
+
+def _with_lora(model: MplugOwlForConditionalGeneration, stage: Stage) -> PeftModel:
+    names = "|".join(re.escape(name) for name in _lora_targets(model, stage.lora))
+    saved_whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
+    config = LoraConfig(
+        r=stage.lora.rank,
+        lora_alpha=stage.lora.alpha,  # pyright: ignore[reportArgumentType] -- PEFT takes fractions too
+        lora_dropout=stage.lora.dropout,
+        target_modules=rf"{re.escape(LANGUAGE_MODEL)}\.(?:.*\.)?(?:{names})",
+        modules_to_save=saved_whole or None,
+    )
+    with warnings.catch_warnings():
+        # PEFT asks by a name that transformers 5.23 is about to drop.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        wrapped = get_peft_model(model, config)
+    assert isinstance(wrapped, PeftModel)  # "mixed" adapters would be another class
+    return wrapped
+
+
+def _lora_targets(model: MplugOwlForConditionalGeneration, lora: Lora) -> list[str]:
+    linear = _linear_names(model.model.language_model)
+    if lora.targets == ["all-linear"]:
+        return linear
+    kind = model.config.text_config.model_type
+    wanted = lora.targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, ["q_proj", "v_proj"])
+    unknown = sorted(set(wanted) - set(linear))
+    if unknown:
+        raise ValueError(
+            f"lora.targets: the LLM ({kind}) has no linear layer named {', '.join(unknown)}; it has "
+            f"{', '.join(linear)} (or write all-linear)"
+        )
+    return list(wanted)
+
+
+def _linear_names(language_model: nn.Module) -> list[str]:
+    names = (name for name, module in language_model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def learning_rates(stage: Stage) -> dict[Part, float]:
+    """The peak learning rate of each part; 0 where it is frozen."""
+    by_part = stage.optimizer.learning_rate_by_part
+    return {
+        part: 0.0
+        if getattr(stage.learns, part) == "frozen"
+        else by_part.get(part, stage.optimizer.learning_rate)
+        for part in PARTS
+    }
+
+
+def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict]:
+    """AdamW's groups: a learning rate a part, and weight decay on matrices alone."""
+    for part, rate in learning_rates(stage).items():
+        learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad and part_of(n) == part]
+        for decays in (True, False):
+            parameters = [p for n, p in learning if _decays(n, p) is decays]
+            if parameters:
+                decay = stage.optimizer.weight_decay if decays else 0.0
+                yield {"params": parameters, "lr": rate, "weight_decay": decay, "part": part}
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices of linear, convolutional and embedding layers are named `weight`; queries and positions are not."""
+    return parameter.ndim >= 2 and name.endswith("weight")
+
+
+def stage_table(model: nn.Module, stage: Stage) -> Table:
+    """What a reader should know before hours pass: each part, how it learns, how many parameters, at what rate."""
+    table = Table(title=f"stage {stage.name}: {stage.steps:,} steps of {stage.conversations_per_update} conversations")
+    for column in ("part", "learns", "parameters", "that learn", "learning rate"):
+        table.add_column(column, justify="left" if column in ("part", "learns") else "right")
+    rates = learning_rates(stage)
+    for part in PARTS:
+        parameters = [p for n, p in model.named_parameters() if part_of(n) == part and not _is_spare_copy(n)]
+        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        how = getattr(stage.learns, part)
+        how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
+        total = sum(p.numel() for p in parameters)
+        table.add_row(
+            part, how, f"{total:,}", f"{learning:,}", f"{rates[part]:g}" if rates[part] else "-"
+        )
+    return table
+
+
+def _is_spare_copy(name: str) -> bool:
+    """PEFT keeps the untouched original of a part that it saves whole."""
+    return ".original_module." in name
+
+

@@ -1,0 +1,240 @@
+"""transformers' Trainer for one stage: what a step's loss is, what is counted, and what a checkpoint holds."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.optimization import get_wsd_schedule
+
+from open_owl.data.stream import Stream
+from open_owl.train.progress import Meter
+from open_owl.train.recipe import Stage
+from open_owl.train.stages import bare, parameter_groups, still_modules, uses_bfloat16
+
+LEARNED = "learned.safetensors"
+ROWS_NAMED = 20
+UNSUPERVISED = -100
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is no number. Raised before the optimizer step, so the weights are still good."""
+
+
+class StageTrainer(Trainer):
+    """One stage of one run.
+
+    Args:
+        model: what `apply_stage` returned.
+        stream: gives batches for ever, each with the `places` of its rows; never prepared by Accelerate and never
+            replayed, so that its state, saved with every checkpoint, is exactly where the weights are.
+        blank_picture: [1, channels, height, width], read in batches without a picture so that the visual parts take
+            part in every backward pass.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: Stage,
+        stream: Stream,
+        folder: Path,
+        blank_picture: torch.Tensor,
+        seed: int = 0,
+        callbacks: list[TrainerCallback] | None = None,
+        report_to: list[str] | None = None,
+    ):
+        arguments = training_arguments(stage, folder, seed, report_to or [])
+        super().__init__(model=model, args=arguments, callbacks=callbacks)  # pyright: ignore[reportArgumentType]
+        self.model_accepts_loss_kwargs = True  # forward takes num_items_in_batch
+        self.stage = stage
+        self.stream = stream
+        self.blank_picture = blank_picture
+        self.meter = Meter(processes=arguments.world_size)
+        self.still = still_modules(model, stage)
+        self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
+        self.update_losses: list[torch.Tensor] = []
+        self.update_places: list[list[str]] = []
+
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Trains to the stage's last step, from `checkpoint` if there is one."""
+        if checkpoint is not None and checkpoint.name == f"checkpoint-{self.stage.steps}":
+            self._load_from_checkpoint(str(checkpoint))  # killed after its last step, before its result was saved
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    # The loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor]:
+        """The micro-batches of one update, and the supervised tokens in all of them, over all processes."""
+        started = time.perf_counter()
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        waited = time.perf_counter() - started
+        self.update_losses.clear()
+        self.update_places = [batch.pop("places") for batch in batches]
+        supervised = sum(int((batch["labels"][:, 1:] != UNSUPERVISED).sum()) for batch in batches)
+        self.meter.count(waited, supervised, conversations=sum(map(len, self.update_places)))
+        counts = self.accelerator.gather(torch.tensor([supervised], device=device))
+        return batches, counts.sum()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Summed cross entropy of this micro-batch over the supervised tokens of the whole update.
+
+        The model shifts the labels, runs the head on supervised positions only, and divides (its `forward`).
+        """
+        for module in self.still:  # Trainer has just put everything in training mode
+            module.training = False
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs:
+            loss = loss + 0.0 * self._blank_features(model).sum()
+        self.update_losses.append(loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def _blank_features(self, model: nn.Module) -> torch.Tensor:
+        """Visual tokens of the blank picture [1, queries + 1, hidden]."""
+        owl = bare(self.accelerator.unwrap_model(model))
+        with self.accelerator.autocast():
+            return owl.get_image_features(self.blank_picture.to(self.args.device)).pooler_output
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        norms = torch.as_tensor(norm, device=self.args.device).reshape(1)
+        # One look for all micro-batches and the norm: on a GPU each look waits for the whole queue.
+        if not bool(torch.cat([torch.stack(self.update_losses), norms]).isfinite().all()):
+            raise NonFiniteError(self._what_is_not_finite(float(norms)))
+        return norm
+
+    def _what_is_not_finite(self, norm: float) -> str:
+        losses = [float(loss) for loss in self.update_losses]
+        bad = [index for index, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]
+        what = f"the loss is {losses[bad[0]]}" if bad else f"the norm of the gradient is {norm}"
+        rows = [place for index in bad or range(len(losses)) for place in self.update_places[index]]
+        more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+        return (
+            f"stage {self.stage.name}, step {self.state.global_step + 1}: {what}. The step was not taken. Look at "
+            f"these rows: {', '.join(rows[:ROWS_NAMED])}{more}; if they are sound, lower the learning rate"
+        )
+
+    # The optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            settings = self.stage.optimizer
+            groups = list(parameter_groups(model or self.model, self.stage))  # pyright: ignore[reportArgumentType]
+            self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            schedule = self.stage.schedule
+            falls = schedule.shape != "constant"
+            self.lr_scheduler = get_wsd_schedule(
+                optimizer or self.optimizer,
+                num_warmup_steps=schedule.warmup_steps,
+                num_decay_steps=num_training_steps - schedule.warmup_steps if falls else 0,
+                num_training_steps=num_training_steps,
+                decay_type=schedule.shape if falls else "cosine",
+                min_lr_ratio=schedule.min_learning_rate / self.stage.optimizer.learning_rate,
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Data and checkpoints
+
+    def get_train_dataloader(self) -> Any:
+        return self.stream
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # First, because Trainer writes trainer_state.json last, and that file is what makes a checkpoint complete.
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.stream.state(), folder / self._stream_file())
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """A checkpoint holds what learned; what is frozen lies where the stage started from."""
+        weights = state_dict if state_dict is not None else self.model.state_dict()
+        learned = {name: weights[name].detach().contiguous() for name in self._learned_names()}
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(learned, folder / LEARNED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        learned = load_file(Path(resume_from_checkpoint, LEARNED))
+        if set(learned) != set(self._learned_names()):
+            raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
+        (model or self.model).load_state_dict(learned, strict=False)
+        # Written by this class, on this machine's disk; the stream's state may hold any Python object.
+        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
+        self.stream.restore(state)
+
+    def _learned_names(self) -> list[str]:
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+    def _stream_file(self) -> str:
+        return f"stream_{self.args.process_index}.pt"
+
+    # What is told
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs = {**logs, **self.meter.rates(), "rows_refused": sum(self.stream.refusals.values())}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nobody reads it here, and Trainer's own walks over every parameter in every micro-batch."""
+        return 0
+
+
+def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
+    """`stage` in Trainer's words; optimizer, schedule and loss are StageTrainer's own."""
+    bfloat16 = uses_bfloat16(stage)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.conversations_per_step,
+        max_grad_norm=stage.optimizer.max_gradient_norm or 0.0,
+        bf16=bfloat16,
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        save_strategy="steps",
+        save_steps=stage.save_every_steps,
+        save_total_limit=stage.keep_last_checkpoints,
+        logging_strategy="steps",
+        logging_steps=stage.log_every_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # a non-finite loss stops the run
+        ignore_data_skip=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=report_to,
+    )
+    # Several GPUs are torchrun's: DataParallel would cut a batch's pictures at other rows than its text.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.gradient_accumulation_steps = _micro_batches(stage, arguments.world_size)
+    return arguments
+
+
+def _micro_batches(stage: Stage, processes: int) -> int:
+    """Micro-batches that one process takes for one update."""
+    at_once = stage.conversations_per_step * processes
+    if stage.conversations_per_update % at_once:
+        raise ValueError(
+            f"stage {stage.name}: conversations_per_update ({stage.conversations_per_update}) is no multiple of "
+            f"conversations_per_step ({stage.conversations_per_step}) times {processes} processes"
+        )
+    return stage.conversations_per_update // at_once

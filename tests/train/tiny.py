@@ -1,0 +1,135 @@
+"""A model of a few thousand parameters, its processor, and streams of made-up batches."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPImageProcessorPil, LlamaConfig, PreTrainedTokenizerFast, set_seed
+
+from open_owl.model import (
+    MplugOwlConfig,
+    MplugOwlForConditionalGeneration,
+    MplugOwlProcessor,
+    MplugOwlVisionConfig,
+    MplugOwlVisualAbstractorConfig,
+)
+from open_owl.train.recipe import Stage
+
+WORDS = ["red", "blue", "circle", "square", "what", "is", "it", "?", "a", "one", "two", "Human", "AI", ":", ".", "\n"]
+QUERIES = 3
+SIZE = 16
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% for p in m['content'] %}"
+    "{{ {'image': '<image>', 'video': '<|video|>'}.get(p['type'], p['text']) }} {% endfor %}"
+    "{{ eos_token if m['role'] == 'assistant' else '' }}{% endfor %}"
+)
+
+
+def tiny_processor() -> MplugOwlProcessor:
+    special = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<|video|>"]
+    ids = {word: number for number, word in enumerate([*special, *WORDS])}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>", "<|video|>"],
+    )
+    pictures = CLIPImageProcessorPil(
+        size={"height": SIZE, "width": SIZE}, do_center_crop=False, do_resize=True
+    )
+    return MplugOwlProcessor(pictures, tokenizer, TEMPLATE, num_image_tokens=QUERIES + 1)
+
+
+def tiny_owl(seed: int = 0, **text_options: Any) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+    """vision 1 layer of 16, abstractor 1 layer of 16, LLM 2 layers of 32; some thousand parameters in all."""
+    processor = tiny_processor()
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": len(processor.tokenizer),
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+    }
+    config = MplugOwlConfig(
+        vision_config=MplugOwlVisionConfig(
+            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE, patch_size=8
+        ),
+        text_config=LlamaConfig(**(text | text_options)),
+        visual_abstractor_config=MplugOwlVisualAbstractorConfig(
+            encoder_hidden_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+        ),
+        num_query_tokens=QUERIES,
+        image_token_id=processor.image_token_id,
+        video_token_id=processor.video_token_id,
+    )
+    set_seed(seed)
+    return MplugOwlForConditionalGeneration(config), processor
+
+
+def made_up_batch(number: int, rows: int, pictures: bool = True) -> dict[str, Any]:
+    """`rows` rows of unequal length, each with a picture unless told otherwise; the same for the same `number`."""
+    random = torch.Generator().manual_seed(number)
+    longest = 12
+    words = torch.randint(6, 6 + len(WORDS), (rows, longest), generator=random)
+    words[:, 0] = 1
+    lengths = torch.randint(8, longest + 1, (rows,), generator=random)
+    attention_mask = (torch.arange(longest)[None] < lengths[:, None]).long()
+    labels = words.masked_fill((attention_mask == 0) | (torch.arange(longest)[None] < 6), -100)
+    batch = {
+        "input_ids": words.masked_fill(attention_mask == 0, 3),
+        "attention_mask": attention_mask,
+        "labels": labels,
+        "places": [f"made-up:{number}.{row}" for row in range(rows)],
+    }
+    if pictures:
+        batch["input_ids"][:, 1 : 2 + QUERIES] = 4
+        batch["pixel_values"] = torch.randn(rows, 3, SIZE, SIZE, generator=random)
+    return batch
+
+
+class MadeUpStream:
+    """Batches for ever; `text_only` says which batches (by number) have no picture. Its state is the next number."""
+
+    def __init__(self, rows: int, text_only: Any = lambda number: False):
+        self.rows, self.text_only = rows, text_only
+        self.next = 0
+        self.refusals: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            number, self.next = self.next, self.next + 1
+            yield made_up_batch(number, self.rows, pictures=not self.text_only(number))
+
+    def state(self) -> int:
+        return self.next
+
+    def restore(self, state: int) -> None:
+        self.next = state
+
+
+def tiny_stage(**changes: Any) -> Stage:
+    """A stage of a few steps; `data` names a file that no test here opens."""
+    settings: dict[str, Any] = {
+        "name": "tiny",
+        "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
+        "data": {"sources": [{"path": "rows.jsonl"}]},
+        "optimizer": {"learning_rate": 1e-2},
+        "steps": 4,
+        "conversations_per_update": 4,
+        "conversations_per_step": 2,
+        "max_tokens": 64,
+        "dtype": "float32",
+        "log_every_steps": 1,
+    }
+    return Stage.model_validate(settings | changes)
