@@ -1,7 +1,7 @@
 """`owl compose`: any vision encoder + a fresh abstractor + any causal LM -> one checkpoint folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,20 +18,32 @@ def compose(
     layers: Annotated[int | None, typer.Option(min=1, help="Layers of the abstractor.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Width of the abstractor.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; they divide the width.")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="What the weights are stored in.")
+    ] = "float32",
 ) -> None:
     """Join an encoder and an LLM into one model.
 
-    A fresh abstractor is put between them. What is not given is chosen from the sizes of the two parts. The
+    A fresh abstractor is put between them. What is not given is chosen from the encoder's size. The
     result is one checkpoint folder, ready for `owl train`; until then the new abstractor knows nothing.
 
     \b
     Example:
       owl compose --vision google/siglip-base-patch16-224 --llm Qwen/Qwen3-0.6B --out my-owl
     """
+    import torch
+
     from open_owl.compose import compose as join
 
     model, _ = join(
-        vision, llm, out, num_query_tokens=queries, num_layers=layers, width=width, num_heads=heads
+        vision,
+        llm,
+        out,
+        num_query_tokens=queries,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        dtype=getattr(torch, dtype),
     )
     parts = {
         "vision encoder": model.model.vision_model,

@@ -3,6 +3,8 @@
 import traceback
 
 OURS = ("open_owl", "owl_cli")
+# Refuses a folder whose config is not that of a known model.
+AUTO_CLASSES = "transformers.models.auto"
 EXTRA_OF_MODULE = {"megatron": "train", "tensorboard": "train", "av": "video"}
 
 
@@ -10,16 +12,18 @@ def message_for_the_user(error: Exception) -> str | None:
     """The line to show for `error`, or None where only a traceback helps.
 
     Told in a line: an extra that is not installed; a file, folder or hub id that cannot be read; a ValueError
-    raised by our own code; an error of a class of our own. Everything else is a defect, and without its
-    traceback nobody could find it.
+    raised by our own code or by transformers' Auto classes; an error of a class of our own. Everything else
+    is a defect, and without its traceback nobody could find it.
     """
     if isinstance(error, ModuleNotFoundError):
         return _missing_extra(error)
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    if _is_ours(type(error).__module__) or (isinstance(error, ValueError) and _is_ours(_raised_in(error))):
+    if _is_ours(type(error).__module__):
         return str(error)
-    return None
+    raised_in = _raised_in(error)
+    is_told = _is_ours(raised_in) or raised_in.startswith(AUTO_CLASSES)
+    return str(error) if isinstance(error, ValueError) and is_told else None
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str | None:

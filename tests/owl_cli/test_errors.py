@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from transformers import AutoConfig
 
 from owl_cli import errors
 from owl_cli.errors import message_for_the_user
@@ -31,6 +32,13 @@ def test_a_value_error_of_ours_is_a_message_and_one_of_a_library_is_a_defect(mon
     assert message_for_the_user(error) is None
     monkeypatch.setattr(errors, "OURS", ("json",))
     assert message_for_the_user(error) == str(error)
+
+
+def test_a_folder_of_no_known_model_is_a_message(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "parrot"}')
+    message = message_for_the_user(caught(AutoConfig.from_pretrained, tmp_path))
+    assert message is not None
+    assert "parrot" in message
 
 
 def test_an_error_class_of_ours_is_a_message_wherever_it_was_raised(monkeypatch) -> None:
