@@ -103,16 +103,16 @@ def count_tokens(
     return len(_ids_and_labels(conversation, processor, chat_template)[0])
 
 
-def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str, Any]:
     """Pad rows on the right into one batch.
 
     Returns:
         input_ids, attention_mask, labels: [rows, longest]; pixel_values: [all pictures, 3, height, width];
         pixel_values_videos: [all videos, frames, 3, height, width]. The media are in the order of rows, and
-        their keys are absent where there are none.
+        their keys are absent where there are none. places: where each row came from.
     """
     longest = max(len(row.input_ids) for row in rows)
-    batch = {
+    batch: dict[str, Any] = {
         "input_ids": torch.full((len(rows), longest), pad_token_id),
         "attention_mask": torch.zeros(len(rows), longest, dtype=torch.long),
         "labels": torch.full((len(rows), longest), IGNORED),
@@ -126,6 +126,7 @@ def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str,
         pixels = [getattr(row, name) for row in rows if getattr(row, name) is not None]
         if pixels:
             batch[name] = torch.cat(pixels)
+    batch["places"] = [row.place for row in rows]
     return batch
 
 

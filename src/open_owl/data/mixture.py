@@ -1,0 +1,91 @@
+"""What a stage learns from: sources of rows, and how they are mixed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from .conversation import Conversation, Refused
+from .formats import CaptionSettings, Format, read_row
+from .rows import RawRow, data_files
+
+
+def _existing(path: str) -> str:
+    data_files(path)
+    return path
+
+
+class SourceSettings(BaseModel):
+    """Data files and how to read their rows; a bare path is enough.
+
+    path: a .json, .jsonl or .tar file, a folder of these, or a pattern (`train-*.tar`).
+    format: null to tell each row's from its keys.
+    weight: how often this source is drawn from, relative to the others, whatever their sizes.
+    media_folder: what pictures' names are relative to; null for the folder of the data file.
+    text_only: this source is for text; a row with a picture or video is refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Annotated[str, AfterValidator(_existing)]
+    format: Format | None = None
+    weight: PositiveFloat = 1.0
+    media_folder: str | None = None
+    captions: CaptionSettings = CaptionSettings()
+    text_only: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        return data_files(self.path)
+
+    def read(self, raw: RawRow, file: Path, draw: int = 0) -> Conversation:
+        """The conversation of a raw row of `file`; `draw` as for `read_row`. Raises Refused."""
+        media = raw.members if file.suffix == ".tar" else Path(self.media_folder or file.parent)
+        row = read_row(raw.parse(), self.format, media, raw.place, self.captions, draw)
+        if self.text_only and (row.images or row.videos):
+            raise Refused("media_in_text", "a picture or video in a source of text", raw.place)
+        return row
+
+
+def _source_of_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class MixtureSettings(BaseModel):
+    """Sources blended by weight into one endless, shuffled stream.
+
+    half_text_half_multimodal: take rows in turn from the sources that are `text_only` and from the others, so
+        that an even number of rows is half text, half multimodal (section 3.2 of the paper). Weights then
+        count within each half.
+    chat_template: `model` shows rows by the model's own chat template; `plain` shows the parts and the answer
+        alone, for captions in stage 1.
+    shuffle_rows: rows held in memory to shuffle among; 1 keeps the order within a file's slices.
+    workers: processes that read and decode; 0 reads in this process.
+    max_refused_share: the run stops when more than this share of the rows read was refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[Annotated[SourceSettings, BeforeValidator(_source_of_path)]] = Field(min_length=1)
+    half_text_half_multimodal: bool = False
+    chat_template: Literal["model", "plain"] = "model"
+    shuffle_rows: PositiveInt = 1000
+    workers: int = Field(default=0, ge=0)
+    max_refused_share: float = Field(default=0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _both_halves_have_sources(self) -> "MixtureSettings":
+        kinds = {source.text_only for source in self.sources}
+        if self.half_text_half_multimodal and len(kinds) < 2:
+            which = "with" if kinds == {False} else "without"
+            raise ValueError(f"half_text_half_multimodal needs a source {which} `text_only: true`; add one")
+        return self

@@ -1,0 +1,49 @@
+"""Counting what was refused, and stopping when it is too much."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+# Below this many rows a share says little: the first row of a small file may well be its only bad one.
+ROWS_BEFORE_JUDGING = 100
+EXAMPLES_KEPT = 3
+
+
+class TooManyRefusedError(RuntimeError):
+    """More rows were refused than the settings allow; the message names the worst sources and first rows."""
+
+
+@dataclass
+class Refusals:
+    """Rows read and rows refused, by reason and by source, with the first of each reason."""
+
+    rows: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    by_source: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.by_reason.total()
+
+    def add(self, reason: str, message: str, source: str) -> None:
+        self.by_reason[reason] += 1
+        self.by_source[source] += 1
+        kept = self.examples.setdefault(reason, [])
+        if len(kept) < EXAMPLES_KEPT and message not in kept:
+            kept.append(message)
+
+    def judge(self, max_share: float) -> None:
+        """TooManyRefusedError when more than `max_share` of the rows was refused."""
+        if self.rows >= ROWS_BEFORE_JUDGING and self.total > max_share * self.rows:
+            raise TooManyRefusedError(
+                f"{self.total} of {self.rows} rows were refused; max_refused_share is {max_share:g}.\n"
+                f"{self.report()}\nMend or drop these rows (`owl data check FILE` lists them), "
+                "or raise max_refused_share."
+            )
+
+    def report(self) -> str:
+        """Worst sources first, then each reason with its first rows."""
+        lines = [f"  {count} in {source}" for source, count in self.by_source.most_common(5)]
+        for reason, count in self.by_reason.most_common():
+            lines += [f"  {reason}: {count}", *(f"    {message}" for message in self.examples[reason])]
+        return "\n".join(lines)
