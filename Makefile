@@ -24,7 +24,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and by name: constraints.txt holds its exact version, and pip then keeps whichever build (CPU, CUDA) it found.
 $(VENV)/.installed-torch: constraints.txt
