@@ -9,9 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 CONFIG = "adapter_config.json"

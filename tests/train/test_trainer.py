@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tests.train.tiny import SIZE, MadeUpStream, made_up_batch, tiny_owl, tiny_stage
 from transformers import TrainerCallback, set_seed
 
 from open_owl.train.progress import read_log
@@ -12,7 +13,6 @@ from open_owl.train.run import run_stage
 from open_owl.train.run_folder import last_checkpoint
 from open_owl.train.stages import apply_stage, part_of
 from open_owl.train.trainer import NonFiniteError, StageTrainer
-from tests.train.tiny import SIZE, MadeUpStream, made_up_batch, tiny_owl, tiny_stage
 
 STAGE_1 = {"vision_model": "full", "abstractor": "full", "language_model": "frozen"}
 STAGE_2 = {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"}
@@ -103,7 +103,9 @@ def test_the_logged_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_upd
     batch.pop("places")
     with torch.no_grad():
         expected = model.eval()(**batch).loss
-    trainer = trained(tmp_path, STAGE_1, FixedStream(1), conversations_per_update=8, conversations_per_step=1, steps=1)
+    trainer = trained(
+        tmp_path, STAGE_1, FixedStream(1), conversations_per_update=8, conversations_per_step=1, steps=1
+    )
     assert trainer.state.log_history[0]["loss"] == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -174,7 +176,11 @@ def test_a_batch_without_a_picture_still_reaches_the_visual_parts_with_a_zero_gr
 
 def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path):
     def losses(folder, seed):
-        return [row["loss"] for row in trained(tmp_path / folder, STAGE_2, seed=seed).state.log_history if "loss" in row]
+        return [
+            row["loss"]
+            for row in trained(tmp_path / folder, STAGE_2, seed=seed).state.log_history
+            if "loss" in row
+        ]
 
     first = losses("a", 0)
     assert losses("b", 0) == first
@@ -210,7 +216,9 @@ def test_an_infinite_gradient_stops_too_and_names_the_rows_of_the_update(tmp_pat
     learner = apply_stage(model, stage)
     model.model.abstractor.query_tokens.register_hook(lambda gradient: gradient + float("inf"))
     trainer = StageTrainer(learner, stage, MadeUpStream(2), tmp_path, BLANK)
-    with pytest.raises(NonFiniteError, match=r"step 1: the norm of the gradient is (inf|nan).*made-up:0\.0, .*made-up:1\.1;"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 1: the norm of the gradient is (inf|nan).*made-up:0\.0, .*made-up:1\.1;"
+    ):
         trainer.go_on(None)
 
 
@@ -233,7 +241,9 @@ def test_dropout_of_a_frozen_part_is_off_and_of_a_learning_part_on(tmp_path):
 
 def test_checkpointed_activations_change_no_weight(tmp_path):
     plain = weights(trained(tmp_path / "plain", STAGE_1))
-    saved = weights(trained(tmp_path / "saved", STAGE_1, gradient_checkpointing=["language_model", "vision_model"]))
+    saved = weights(
+        trained(tmp_path / "saved", STAGE_1, gradient_checkpointing=["language_model", "vision_model"])
+    )
     for name, weight in plain.items():
         torch.testing.assert_close(saved[name], weight, atol=1e-6, rtol=1e-5)
 
@@ -267,7 +277,9 @@ def test_bfloat16_products_train_float32_weights_and_leave_stored_ones_as_they_a
     model = model.to(torch.bfloat16)
     before = copy.deepcopy(dict(model.named_parameters()))
     stage = tiny_stage(learns=STAGE_1, dtype="bfloat16")
-    trainer = StageTrainer(apply_stage(model, stage), stage, MadeUpStream(2, lambda n: n == 1), tmp_path, BLANK)
+    trainer = StageTrainer(
+        apply_stage(model, stage), stage, MadeUpStream(2, lambda n: n == 1), tmp_path, BLANK
+    )
     trainer.go_on(None)
     for name, parameter in trainer.model.named_parameters():
         learns = part_of(name) != "language_model"
@@ -280,7 +292,9 @@ def test_a_stage_writes_its_log_for_people_and_programs(tmp_path):
     stage = tiny_stage(learns=STAGE_1)
     recipe = Recipe.model_validate({"model": str(tmp_path), "output_dir": str(tmp_path), "stages": [stage]})
     heard, console = [], Console(record=True, width=200, file=open("/dev/null", "w"))
-    run_stage(apply_stage(model, stage), processor, MadeUpStream(2), stage, tmp_path, recipe, console, heard.append)
+    run_stage(
+        apply_stage(model, stage), processor, MadeUpStream(2), stage, tmp_path, recipe, console, heard.append
+    )
     assert read_log(tmp_path / "log.jsonl") == heard
     assert [record["step"] for record in heard] == [1, 2, 3, 4]
     assert heard[0].keys() == {

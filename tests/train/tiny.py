@@ -1,6 +1,5 @@
 """A model of a few thousand parameters, its processor, and streams of made-up batches."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+from open_owl.data.mixture import MixtureSettings
+from open_owl.data.refusals import Refusals
 from open_owl.model import (
     MplugOwlConfig,
     MplugOwlForConditionalGeneration,
@@ -17,7 +18,24 @@ from open_owl.model import (
 )
 from open_owl.train.recipe import Stage
 
-WORDS = ["red", "blue", "circle", "square", "what", "is", "it", "?", "a", "one", "two", "Human", "AI", ":", ".", "\n"]
+WORDS = [
+    "red",
+    "blue",
+    "circle",
+    "square",
+    "what",
+    "is",
+    "it",
+    "?",
+    "a",
+    "one",
+    "two",
+    "Human",
+    "AI",
+    ":",
+    ".",
+    "\n",
+]
 QUERIES = 3
 SIZE = 16
 TEMPLATE = (
@@ -46,7 +64,9 @@ def tiny_processor() -> MplugOwlProcessor:
     return MplugOwlProcessor(pictures, tokenizer, TEMPLATE, num_image_tokens=QUERIES + 1)
 
 
-def tiny_owl(seed: int = 0, **text_options: Any) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+def tiny_owl(
+    seed: int = 0, **text_options: Any
+) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
     """vision 1 layer of 16, abstractor 1 layer of 16, LLM 2 layers of 32; some thousand parameters in all."""
     processor = tiny_processor()
     text = {
@@ -63,11 +83,20 @@ def tiny_owl(seed: int = 0, **text_options: Any) -> tuple[MplugOwlForConditional
     }
     config = MplugOwlConfig(
         vision_config=MplugOwlVisionConfig(
-            hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE, patch_size=8
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=SIZE,
+            patch_size=8,
         ),
         text_config=LlamaConfig(**(text | text_options)),
         visual_abstractor_config=MplugOwlVisualAbstractorConfig(
-            encoder_hidden_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+            encoder_hidden_size=16,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
         ),
         num_query_tokens=QUERIES,
         image_token_id=processor.image_token_id,
@@ -104,7 +133,7 @@ class MadeUpStream:
     def __init__(self, rows: int, text_only: Any = lambda number: False):
         self.rows, self.text_only = rows, text_only
         self.next = 0
-        self.refusals: Counter[str] = Counter()
+        self.ledger = Refusals()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
@@ -119,11 +148,11 @@ class MadeUpStream:
 
 
 def tiny_stage(**changes: Any) -> Stage:
-    """A stage of a few steps; `data` names a file that no test here opens."""
+    """A stage of a few steps; its streams are made up, so `data` names no file."""
     settings: dict[str, Any] = {
         "name": "tiny",
         "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
-        "data": {"sources": [{"path": "rows.jsonl"}]},
+        "data": MixtureSettings.model_construct(sources=[]),
         "optimizer": {"learning_rate": 1e-2},
         "steps": 4,
         "conversations_per_update": 4,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from open_owl.train.recipe import Recipe
 
@@ -29,13 +30,15 @@ class RecipeError(ValueError):
 class Draft:
     """A recipe as it was written, with presets and overrides worked in, before anything is checked.
 
-    `lines` says in which line of `source` a key stands, `overridden` which keys the command line gave.
+    `lines` says in which line of `source` a key stands, `overridden` which keys the command line gave, `hollow`
+    which stages lack the preset they ask for, so that what the preset would have given is not missed one by one.
     """
 
     source: str
     tree: dict[str, Any]
     lines: dict[Location, int] = field(default_factory=dict)
     overridden: set[Location] = field(default_factory=set)
+    hollow: set[Location] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def place(self, location: Location) -> str:
@@ -66,17 +69,36 @@ def load_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> R
         if overrides:
             raise ValueError("overrides are for recipe files; change a Recipe object where it is built")
         return recipe
-    draft = draft_recipe(recipe, overrides)
-    checked = _validated(draft)
+    return _checked(_draft(recipe, overrides))
+
+
+def recipe_as_written(recipe: str | Path, overrides: Sequence[str] = ()) -> tuple[str, RecipeError | None]:
+    """The recipe as YAML with everything worked in, and what is wrong with it.
+
+    A sound recipe has its defaults too; one that cannot run is shown as far as it goes.
+    """
+    draft = _draft(recipe, overrides)
+    try:
+        return recipe_text(_checked(draft)), None
+    except RecipeError as problem:
+        return yaml.safe_dump(draft.tree, sort_keys=False, allow_unicode=True), problem
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The whole recipe as YAML, presets, overrides and defaults worked in; `load_recipe` reads it back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _checked(draft: Draft) -> Recipe:
+    recipe = _validated(draft)
     _check_files(draft)
-    if draft.problems or checked is None:
+    if draft.problems or recipe is None:
         raise RecipeError(draft.source, draft.problems)
-    return checked
+    return recipe
 
 
-def draft_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Draft:
-    """The recipe with its presets and overrides worked in, unchecked; `draft.problems` has what went wrong so far."""
-    draft = _read(_find(str(recipe)))
+def _draft(recipe: str | Path, overrides: Sequence[str]) -> Draft:
+    draft = _read(str(recipe))
     for override in overrides:
         _apply_override(draft, override)
     stages = draft.tree.get("stages")
@@ -90,22 +112,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def _find(recipe: str) -> Path:
+def _read(recipe: str) -> Draft:
     if Path(recipe).is_file():
-        return Path(recipe)
+        return Draft(recipe, *_read_yaml(Path(recipe)))
     if recipe in preset_names():
-        return PRESETS / f"{recipe}.yaml"
-    presets = ", ".join(preset_names())
-    raise RecipeError(recipe, [f"no such file, and no preset of that name{_nearest(recipe, preset_names())} "
-                               f"(presets: {presets})"])
-
-
-def _read(path: Path) -> Draft:
-    """A file with `stages` is a whole recipe; one without is a single stage, as the presets are."""
-    tree, lines = _read_yaml(path)
-    if "stages" in tree or "model" in tree:
-        return Draft(str(path), tree, lines)
-    return Draft(str(path), {"stages": [tree]}, {("stages", 0, *key): line for key, line in lines.items()})
+        return Draft(recipe, {"stages": [{"preset": recipe}]})
+    near = _nearest(recipe, preset_names())
+    known = ", ".join(preset_names())
+    raise RecipeError(recipe, [f"no such file, and no preset of that name{near} (presets: {known})"])
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -145,7 +159,9 @@ def _apply_override(draft: Draft, override: str) -> None:
     draft.overridden.add(location)
     branch: Any = draft.tree
     for part, following in zip(location, (*location[1:], None), strict=True):
-        if isinstance(part, int) != isinstance(branch, list) or (isinstance(part, int) and part >= len(branch)):
+        if isinstance(part, int) != isinstance(branch, list) or (
+            isinstance(part, int) and part >= len(branch)
+        ):
             draft.refuse(location, f"there is no {part!r} in the recipe at this place")
             return
         if following is None:
@@ -163,22 +179,28 @@ def _with_preset(draft: Draft, index: int, stage: dict[str, Any]) -> dict[str, A
     """The preset's numbers with the stage's own keys laid over them."""
     own = {key: value for key, value in stage.items() if key != "preset"}
     name = str(stage["preset"])
-    if name not in preset_names():
-        near = _nearest(name, preset_names())
-        draft.refuse(("stages", index, "preset"), f"no preset {name!r}{near} (presets: {', '.join(preset_names())})")
-        return own
-    numbers, _ = _read_yaml(PRESETS / f"{name}.yaml")
-    if "stages" in numbers:
-        draft.refuse(("stages", index, "preset"), f"{name!r} is a whole recipe, not a stage; run it by its name")
-        return own
-    return _laid_over(numbers, own)
+    if name in preset_names():
+        numbers, _ = _read_yaml(PRESETS / f"{name}.yaml")
+        if (
+            "steps" in own or "epochs" in own
+        ):  # a stage has one of them, so the stage's own takes the other's place
+            numbers = {key: value for key, value in numbers.items() if key not in ("steps", "epochs")}
+        return _laid_over(numbers, own)
+    near = _nearest(name, preset_names())
+    draft.refuse(
+        ("stages", index, "preset"), f"no preset {name!r}{near} (presets: {', '.join(preset_names())})"
+    )
+    draft.hollow.add(("stages", index))
+    return own
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
-        merged[key] = _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _laid_over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 
@@ -187,17 +209,22 @@ def _validated(draft: Draft) -> Recipe | None:
         return Recipe.model_validate(draft.tree)
     except ValidationError as invalid:
         for error in invalid.errors():
-            draft.refuse(error["loc"], _explained(error["loc"], error["type"], error["msg"]))
+            if not (error["type"] == "missing" and error["loc"][:2] in draft.hollow):
+                draft.refuse(error["loc"], _explained(error))
     return None
 
 
-def _explained(location: Location, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
+def _explained(error: ErrorDetails) -> str:
+    location, value = error["loc"], error["input"]
+    if error["type"] == "extra_forbidden":
         known = _keys_at(Recipe, location[:-1])
         return f"unknown key{_nearest(str(location[-1]), known)}"
-    if kind == "missing":
+    if error["type"] == "missing":
         return "missing; add it"
-    return message.removeprefix("Value error, ")
+    if error["type"] == "value_error":  # raised by our own settings classes, which say what to do
+        return error["msg"].removeprefix("Value error, ")
+    given = f", not {value!r}" if isinstance(value, str | int | float | None) else ""
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}{given}"
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

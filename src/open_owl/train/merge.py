@@ -13,7 +13,9 @@ def merge(adapter: str | Path, out: str | Path) -> None:
         ValueError: `adapter` is not an adapter directory, or its base is not where it says.
     """
     if adapter_base(adapter) is None:
-        raise ValueError(f"{adapter} is not an adapter directory (it has no adapter_config.json); nothing to merge")
+        raise ValueError(
+            f"{adapter} is not an adapter directory (it has no adapter_config.json); nothing to merge"
+        )
     model, processor = open_checkpoint(adapter)
     model.save_pretrained(out)
     processor.save_pretrained(out)

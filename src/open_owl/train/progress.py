@@ -33,7 +33,7 @@ class Meter:
 
     def __init__(self, processes: int = 1):
         self.processes = processes
-        self._start_over()
+        self.start_over()
 
     def count(self, waited_seconds: float, supervised_tokens: int, conversations: int) -> None:
         self.waited_seconds += waited_seconds
@@ -48,10 +48,11 @@ class Meter:
             "conversations_per_second": self.processes * self.conversations / seconds,
             "data_wait_share": self.waited_seconds / seconds,
         }
-        self._start_over()
+        self.start_over()
         return rates
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
+        """Begin an interval now."""
         self.since = time.perf_counter()
         self.waited_seconds, self.supervised_tokens, self.conversations = 0.0, 0, 0
 

@@ -1,10 +1,19 @@
 """The recipe: what a training run is made of. Every key, its unit and what it may be."""
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
-from open_owl.data.stream import MixtureSettings
+from open_owl.data.mixture import MixtureSettings
 
 Part = Literal["vision_model", "abstractor", "language_model"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -109,7 +118,8 @@ class Stage(Settings):
     process takes them in micro-batches of `conversations_per_step`, which changes memory and speed, not the
     gradient. `dtype` is that of the matrix products; what learns is kept in float32 beside it. `auto` is bfloat16
     on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations are computed
-    again in the backward pass instead of kept.
+    again in the backward pass instead of kept. `epochs` is the length where `steps` is not given: as many
+    conversations as that many times the rows of all sources, refused ones counted.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -118,7 +128,8 @@ class Stage(Settings):
     data: MixtureSettings
     optimizer: Optimizer
     schedule: Schedule = Schedule()
-    steps: PositiveInt
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
     conversations_per_update: PositiveInt
     conversations_per_step: PositiveInt
     max_tokens: PositiveInt
@@ -130,10 +141,20 @@ class Stage(Settings):
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> "Stage":
-        conflicts = [*self._batch_conflicts(), *self._rate_conflicts()]
+        conflicts = [*self._length_conflicts(), *self._batch_conflicts(), *self._rate_conflicts()]
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self
+
+    def _length_conflicts(self) -> list[str]:
+        if (self.steps is None) == (self.epochs is None):
+            return ["give steps or epochs, one of both"]
+        warmup = self.schedule.warmup_steps
+        if self.steps is not None and warmup >= self.steps:
+            return [
+                f"schedule.warmup_steps ({warmup}) leaves nothing of the stage's steps ({self.steps}); lower it"
+            ]
+        return []
 
     def _batch_conflicts(self) -> list[str]:
         whole, micro = self.conversations_per_update, self.conversations_per_step
@@ -142,24 +163,29 @@ class Stage(Settings):
         return []
 
     def _rate_conflicts(self) -> list[str]:
-        warmup, rate, floor = (
-            self.schedule.warmup_steps,
-            self.optimizer.learning_rate,
-            self.schedule.min_learning_rate,
-        )
-        conflicts = []
-        if warmup >= self.steps:
-            conflicts.append(
-                f"schedule.warmup_steps ({warmup}) leaves nothing of steps ({self.steps}); lower it"
-            )
+        rate, floor = self.optimizer.learning_rate, self.schedule.min_learning_rate
+        conflicts = [
+            f"optimizer.learning_rate_by_part names {part}, which is frozen"
+            for part in self.optimizer.learning_rate_by_part
+            if getattr(self.learns, part) == "frozen"
+        ]
         if floor > rate:
             conflicts.append(
                 f"schedule.min_learning_rate ({floor:g}) is above optimizer.learning_rate ({rate:g})"
             )
-        for part in self.optimizer.learning_rate_by_part:
-            if getattr(self.learns, part) == "frozen":
-                conflicts.append(f"optimizer.learning_rate_by_part names {part}, which is frozen")
         return conflicts
+
+    def with_steps(self, rows: int) -> "Stage":
+        """The stage with `steps` in place of `epochs`, for data of so many rows.
+
+        Raises:
+            ValueError: the warm-up is as long as these steps.
+        """
+        if self.epochs is None:
+            return self
+        steps = math.ceil(self.epochs * rows / self.conversations_per_update)
+        settings = {name: getattr(self, name) for name in self.model_fields_set}
+        return Stage(**{**settings, "steps": steps, "epochs": None})
 
 
 class Recipe(Settings):

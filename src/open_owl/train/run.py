@@ -64,9 +64,10 @@ def train(
         folder = output / stage.name
         if not is_finished(folder):
             model, processor = open_checkpoint(checkpoint)
+            stream = open_stream(stage, processor, recipe.seed)
+            stage = stage.with_steps(stream.rows)
             set_seed(recipe.seed)
             learner = apply_stage(model, stage)
-            stream = open_mixture(stage.data, processor, stage.max_tokens, stage.conversations_per_step, recipe.seed)
             run_stage(learner, processor, stream, stage, folder, recipe, console, on_progress)
             save_stage(learner, processor, folder, checkpoint)
         checkpoint = str(folder)
@@ -85,6 +86,14 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
         compose(**parts.model_dump(), out=composed)
         mark_finished(composed)
     return str(composed)
+
+
+def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int) -> Stream:
+    """This process's share of the stage's data; torchrun says which process this is."""
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return open_mixture(
+        stage.data, processor, stage.max_tokens, stage.conversations_per_step, seed, rank, world_size
+    )
 
 
 def run_stage(
@@ -123,13 +132,14 @@ def run_stage(
         raise TrainingStopped(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; the same command goes on from there"
         )
-    for reason, rows in stream.refusals.items():
-        console.print(f"{stage.name}: {rows:,} rows refused: {reason}")
+    if stream.ledger.total:
+        console.print(
+            f"{stage.name}: {stream.ledger.total:,} of {stream.ledger.rows:,} rows read were refused"
+        )
+        console.print(stream.ledger.report(), highlight=False)
 
 
-def save_stage(
-    model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str
-) -> None:
+def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str) -> None:
     """Writes the stage's result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
     if isinstance(model, PeftModel):
         save_adapter(model, folder, base)

@@ -2,11 +2,11 @@
 
 import difflib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from open_owl.train.loading import recipe_text
 from open_owl.train.recipe import Recipe
 
 RECIPE = "recipe.yaml"
@@ -15,11 +15,6 @@ FINISHED = "finished.json"
 
 class ChangedRecipeError(ValueError):
     """The output folder holds a run of another recipe; going on would mix the two."""
-
-
-def recipe_text(recipe: Recipe) -> str:
-    """The whole recipe as YAML, presets, overrides and defaults worked in. `load_recipe` reads it back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def claim(recipe: Recipe) -> Path:
@@ -56,8 +51,18 @@ def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a stage; one that a killed process left half written is passed over."""
-    complete = [path for path in folder.glob("checkpoints/checkpoint-*") if _is_complete(path)]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    complete = [path for path in _checkpoints(folder / "checkpoints") if _is_complete(path)]
+    return complete[-1] if complete else None
+
+
+def forget_old_checkpoints(folder: Path, keep_last: int) -> None:
+    for checkpoint in _checkpoints(folder)[:-keep_last]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """`checkpoint-STEP` folders in the order of their steps."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _is_complete(checkpoint: Path) -> bool:

@@ -130,7 +130,9 @@ def _lora_targets(model: MplugOwlForConditionalGeneration, lora: Lora) -> list[s
     if lora.targets == ["all-linear"]:
         return linear
     kind = model.config.text_config.model_type
-    wanted = lora.targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind, ["q_proj", "v_proj"])
+    wanted = lora.targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
+        kind, ["q_proj", "v_proj"]
+    )
     unknown = sorted(set(wanted) - set(linear))
     if unknown:
         raise ValueError(
@@ -141,7 +143,9 @@ def _lora_targets(model: MplugOwlForConditionalGeneration, lora: Lora) -> list[s
 
 
 def _linear_names(language_model: nn.Module) -> list[str]:
-    names = (name for name, module in language_model.named_modules() if isinstance(module, nn.Linear | Conv1D))
+    names = (
+        name for name, module in language_model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    )
     return sorted({name.rpartition(".")[2] for name in names})
 
 
@@ -174,7 +178,9 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 def stage_table(model: nn.Module, stage: Stage) -> Table:
     """What a reader should know before hours pass: each part, how it learns, how many parameters, at what rate."""
-    table = Table(title=f"stage {stage.name}: {stage.steps:,} steps of {stage.conversations_per_update} conversations")
+    table = Table(
+        title=f"stage {stage.name}: {stage.steps:,} steps of {stage.conversations_per_update} conversations"
+    )
     for column in ("part", "learns", "parameters", "that learn", "learning rate"):
         table.add_column(column, justify="left" if column in ("part", "learns") else "right")
     rates = learning_rates(stage)
@@ -184,14 +190,10 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
         how = getattr(stage.learns, part)
         how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
         total = sum(p.numel() for p in parameters)
-        table.add_row(
-            part, how, f"{total:,}", f"{learning:,}", f"{rates[part]:g}" if rates[part] else "-"
-        )
+        table.add_row(part, how, f"{total:,}", f"{learning:,}", f"{rates[part]:g}" if rates[part] else "-")
     return table
 
 
 def _is_spare_copy(name: str) -> bool:
     """PEFT keeps the untouched original of a part that it saves whole."""
     return ".original_module." in name
-
-

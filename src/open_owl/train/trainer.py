@@ -15,6 +15,7 @@ from transformers.optimization import get_wsd_schedule
 from open_owl.data.stream import Stream
 from open_owl.train.progress import Meter
 from open_owl.train.recipe import Stage
+from open_owl.train.run_folder import forget_old_checkpoints
 from open_owl.train.stages import bare, parameter_groups, still_modules, uses_bfloat16
 
 LEARNED = "learned.safetensors"
@@ -63,8 +64,11 @@ class StageTrainer(Trainer):
     def go_on(self, checkpoint: Path | None) -> None:
         """Trains to the stage's last step, from `checkpoint` if there is one."""
         if checkpoint is not None and checkpoint.name == f"checkpoint-{self.stage.steps}":
-            self._load_from_checkpoint(str(checkpoint))  # killed after its last step, before its result was saved
+            self._load_from_checkpoint(
+                str(checkpoint)
+            )  # killed after its last step, before its result was saved
         else:
+            self.meter.start_over()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     # The loss
@@ -96,6 +100,7 @@ class StageTrainer(Trainer):
         """
         for module in self.still:  # Trainer has just put everything in training mode
             module.training = False
+        inputs = {**inputs, "use_cache": False}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs:
             loss = loss + 0.0 * self._blank_features(model).sum()
@@ -164,6 +169,8 @@ class StageTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(self.stream.state(), folder / self._stream_file())
         super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            forget_old_checkpoints(folder.parent, self.stage.keep_last_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """A checkpoint holds what learned; what is frozen lies where the stage started from."""
@@ -178,9 +185,7 @@ class StageTrainer(Trainer):
         if set(learned) != set(self._learned_names()):
             raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
         (model or self.model).load_state_dict(learned, strict=False)
-        # Written by this class, on this machine's disk; the stream's state may hold any Python object.
-        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
-        self.stream.restore(state)
+        self.stream.restore(torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=True))
 
     def _learned_names(self) -> list[str]:
         return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
@@ -192,7 +197,7 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self.meter.rates(), "rows_refused": sum(self.stream.refusals.values())}
+            logs = {**logs, **self.meter.rates(), "rows_refused": self.stream.ledger.total}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -213,7 +218,6 @@ def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[st
         seed=seed,
         save_strategy="steps",
         save_steps=stage.save_every_steps,
-        save_total_limit=stage.keep_last_checkpoints,
         logging_strategy="steps",
         logging_steps=stage.log_every_steps,
         logging_first_step=True,
