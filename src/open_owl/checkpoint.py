@@ -35,16 +35,33 @@ def open_checkpoint(
     return model.to(device or "cpu").eval(), processor
 
 
+def open_processor(path_or_id: str | Path) -> MplugOwlProcessor:
+    """The processor alone of whatever `open_checkpoint` opens, without reading weights."""
+    directory = local_directory(path_or_id)
+    if (directory / "adapter_config.json").exists():
+        from .adapter import adapter_base
+
+        return open_processor(adapter_base(directory))
+    return load_released_processor(directory) if is_released(directory) else _own_processor(directory)
+
+
+def _own_processor(directory: Path) -> MplugOwlProcessor:
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(
+            f"{directory} has no config.json, so it is no checkpoint; `owl compose` makes one"
+        )
+    return MplugOwlProcessor.from_pretrained(directory)
+
+
 def _open_own(
     directory: Path, dtype: torch.dtype | None
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
-    if not (directory / "config.json").exists():
-        raise FileNotFoundError(f"{directory} has no config.json, so it is no checkpoint; `owl compose` makes one")
+    processor = _own_processor(directory)
     model, report = MplugOwlForConditionalGeneration.from_pretrained(
         directory, dtype=dtype or "auto", output_loading_info=True
     )
     refuse_mismatch(report, directory)
-    return model, MplugOwlProcessor.from_pretrained(directory)
+    return model, processor
 
 
 def _open_adapter(

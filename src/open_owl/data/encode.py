@@ -78,15 +78,7 @@ def encode(
         Refused: `too_long` where even the first pair does not fit; `template` where the chat template refuses
             the conversation; the reasons of a picture or video that cannot be opened.
     """
-    ids, labels, ends = _ids_and_labels(conversation, processor, chat_template)
-    while len(ids) > max_tokens:
-        pairs = sum(end <= max_tokens for end in ends)
-        pairs = min(pairs, len(ends) - 1)
-        if pairs == 0:
-            detail = f"{ends[0]} tokens up to the first answer's end, the limit is {max_tokens}"
-            raise Refused("too_long", detail, conversation.place, "raise max_tokens or shorten the row")
-        conversation = conversation.first_pairs(pairs)
-        ids, labels, ends = _ids_and_labels(conversation, processor, chat_template)
+    conversation, ids, labels = _fitted(conversation, processor, max_tokens, chat_template)
     return EncodedConversation(
         input_ids=torch.tensor(ids),
         labels=torch.tensor(labels),
@@ -97,10 +89,10 @@ def encode(
 
 
 def count_tokens(
-    conversation: Conversation, processor: "MplugOwlProcessor", chat_template: str | None = None
+    conversation: Conversation, processor: "MplugOwlProcessor", max_tokens: int | None = None
 ) -> int:
-    """How many ids the whole conversation has; Refused as by `encode`, without opening pictures."""
-    return len(_ids_and_labels(conversation, processor, chat_template)[0])
+    """How many ids `encode` would give; Refused as by `encode`, but no picture is opened."""
+    return len(_fitted(conversation, processor, max_tokens, chat_template=None)[1])
 
 
 def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str, Any]:
@@ -128,6 +120,21 @@ def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str,
             batch[name] = torch.cat(pixels)
     batch["places"] = [row.place for row in rows]
     return batch
+
+
+def _fitted(
+    conversation: Conversation, processor: Any, max_tokens: int | None, chat_template: str | None
+) -> tuple[Conversation, list[int], list[int]]:
+    """The conversation shortened to `max_tokens`, its ids and labels."""
+    ids, labels, ends = _ids_and_labels(conversation, processor, chat_template)
+    while max_tokens is not None and len(ids) > max_tokens:
+        pairs = min(sum(end <= max_tokens for end in ends), len(ends) - 1)
+        if pairs == 0:
+            detail = f"{ends[0]} tokens up to the first answer's end, the limit is {max_tokens}"
+            raise Refused("too_long", detail, conversation.place, "raise max_tokens or shorten the row")
+        conversation = conversation.first_pairs(pairs)
+        ids, labels, ends = _ids_and_labels(conversation, processor, chat_template)
+    return conversation, ids, labels
 
 
 def _ids_and_labels(

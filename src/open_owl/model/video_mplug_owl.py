@@ -56,7 +56,7 @@ def open_video(
     Raises:
         VideoError: with a `reason` to count by.
         ImageError: for a frame picture that cannot be used.
-        ImportError: where PyAV is not installed.
+        ModuleNotFoundError: where PyAV is not installed.
     """
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         if not source:
@@ -104,8 +104,9 @@ def _import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ImportError(
-            "Reading video files needs PyAV: pip install 'open-owl[video]'. Lists of frame pictures do not."
+        raise ModuleNotFoundError(
+            "video files are read by PyAV (pip install 'open-owl[video]'); lists of frames need nothing",
+            name="av",
         ) from error
     return av
 
