@@ -13,7 +13,10 @@ import typer
 
 from owl_cli.compose import compose
 from owl_cli.convert import convert
+from owl_cli.data import data_app
 from owl_cli.errors import message_for_the_user
+from owl_cli.merge import merge
+from owl_cli.train import train
 
 app = typer.Typer(
     name="owl",
@@ -22,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="OWL_TRACEBACK=1 owl ... shows where an error came from.",
 )
-app.command()(compose)
-app.command()(convert)
+for command in (compose, train, merge, convert):
+    app.command()(command)
+app.add_typer(data_app, name="data")
 
 
 def _print_version(asked: bool) -> None:
