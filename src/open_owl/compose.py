@@ -13,7 +13,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
-    AutoTokenizer,
     CLIPImageProcessorPil,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +29,7 @@ from .model import (
 )
 from .model.language_mplug_owl import headless_weight_name
 from .model.vision_mplug_owl import build_vision_model, has_cls_token, read_patches
-from .sentencepiece_bpe import tokenizer_from_sentencepiece
+from .tokenizer import open_tokenizer
 
 PAPER_QUERIES, PAPER_WIDTH, PAPER_LAYERS = 64, 1024, 6
 FFN_RATIO = 2.75  # 2816 of 1024 in the released abstractor
@@ -85,7 +84,7 @@ def compose(
     image_token_id, video_token_id = add_media_tokens(tokenizer)
     config = MplugOwlConfig(
         vision_config=eyes.config,
-        text_config=_without_dtype(causal_lm.config.get_text_config()),
+        text_config=_part_config(causal_lm.config.get_text_config()),
         visual_abstractor_config=abstractor_config(eyes, num_layers, width, num_heads),
         num_query_tokens=num_query_tokens or default_queries(eyes.patches),
         image_token_id=image_token_id,
@@ -116,7 +115,7 @@ def open_vision(directory: Path, layer: int = -1, dtype: torch.dtype = torch.flo
     config = AutoConfig.from_pretrained(directory)
     config = getattr(config, "vision_config", config)
     tower = AutoModel.from_pretrained(directory, config=config, dtype=dtype).eval()
-    config = _without_dtype(config)
+    config = _part_config(config)
     if layer != -1:
         config.num_hidden_layers = _layers_kept(config, layer, directory)
     image_processor = open_image_processor(directory)
@@ -160,9 +159,7 @@ def open_llm(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     causal_lm = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
     if causal_lm.get_output_embeddings() is None:
         raise ValueError(f"{type(causal_lm).__name__} has no output embedding, so its head cannot be carried over")
-    if (directory / "tokenizer.model").exists() and not (directory / "tokenizer.json").exists():
-        return causal_lm, tokenizer_from_sentencepiece(directory / "tokenizer.model")
-    return causal_lm, AutoTokenizer.from_pretrained(directory)
+    return causal_lm, open_tokenizer(directory)
 
 
 def add_media_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -279,8 +276,9 @@ def _layers_kept(config: PreTrainedConfig, layer: int, directory: Path) -> int:
     return kept
 
 
-def _without_dtype(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A part is built in the dtype of the whole, not in the one it was stored in."""
+def _part_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A part is built in the dtype of the whole, not in the one it was stored in, and names no classes."""
     config = copy.deepcopy(config)
     config.dtype = None
+    config.num_labels = 2  # transformers' default, which is not written; ImageNet's labels are most of a config.json
     return config

@@ -6,6 +6,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+# Repeated, leading and trailing spaces, what NFKC would change, and characters that are bytes in most models.
+PROBE = "  Two  spaces,\n\ttabs\u00a0and ﬁ½Ａ, é, 猫头鹰 🦉 "
+
 
 def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrainedTokenizerFast:
     """Read a sentencepiece BPE model with byte fallback (every Llama 1 and 2 tokenizer).
@@ -14,8 +17,12 @@ def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrained
     are the lowest of all, so that conversion joins repeated spaces where sentencepiece does not. Here merges are
     ranked by score.
 
+    Args:
+        file: the sentencepiece model.
+        add_bos: put the beginning-of-sequence token before every text.
+
     Raises:
-        ValueError: the model is not BPE with byte fallback.
+        ValueError: the model is not BPE with byte fallback, or changes a text before it splits it.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -38,6 +45,7 @@ def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrained
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, pieces.bos_id())]
         )
+    _refuse_other_splits(tokenizer, pieces, file)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=unknown,
@@ -58,3 +66,12 @@ def _merges(plain: dict[str, int], pieces) -> list[tuple[str, str]]:
             if left in plain and right in plain:
                 found.append((-score, plain[left], plain[right], left, right))
     return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _refuse_other_splits(tokenizer: Tokenizer, pieces, file: Path) -> None:
+    """Models with another normalisation (NFKC, spaces dropped, no space put first) are not Llama's."""
+    ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
+    if ids != pieces.encode(PROBE):
+        raise ValueError(
+            f"{file} changes spaces or characters before it splits, which Llama tokenizers do not; give a tokenizer.json"
+        )
