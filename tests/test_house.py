@@ -3,20 +3,15 @@
 import ast
 import os
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
-import typer
 from packaging.requirements import Requirement
-
-from owl_cli.main import app
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def pinned_versions() -> dict[str, str]:
@@ -63,25 +58,3 @@ def test_every_function_fits_a_page(path: Path) -> None:
 
 def is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def documented_commands() -> list[tuple[str, str]]:
-    """(page, line) of every `owl ...` command line inside the fenced blocks of the documentation."""
-    found = []
-    for page in PAGES:
-        for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(), re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.name, line.strip()) for line in lines if line.strip().startswith("owl ")]
-    return found
-
-
-@pytest.mark.parametrize(("page", "line"), documented_commands())
-def test_every_documented_command_exists_with_its_options(page: str, line: str) -> None:
-    words = shlex.split(line, comments=True)[1:]
-    command = typer.main.get_command(app)
-    while words and isinstance(command, typer.core.TyperGroup) and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"{page}: `{line}`: there is no `{words[0]}`"
-        command = command.commands[words.pop(0)]
-    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    assert used <= known | {"--help"}, f"{page}: `{line}`"
