@@ -1,0 +1,1 @@
+"""The embedded default: a little picture world, tiny towers, and the quickstart that joins them."""
