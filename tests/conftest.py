@@ -12,3 +12,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden files: {folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory):
+    """Folders of tiny random encoders and LLMs, and compositions of them (`tests.parts.Parts`)."""
+    from tests.parts import Parts  # torch and transformers load only for the tests that ask
+
+    return Parts(tmp_path_factory.mktemp("parts"))

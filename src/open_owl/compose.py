@@ -2,13 +2,15 @@
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken
-from torch import nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -21,6 +23,7 @@ from transformers import (
 
 from .chat_templates import HUMAN_AI, with_media_parts
 from .hub import local_directory
+from .loading_report import quiet_loading, refuse_mismatch
 from .model import (
     MplugOwlConfig,
     MplugOwlForConditionalGeneration,
@@ -28,24 +31,31 @@ from .model import (
     MplugOwlVisualAbstractorConfig,
 )
 from .model.language_mplug_owl import headless_weight_name
-from .model.vision_mplug_owl import build_vision_model, has_cls_token, read_patches
+from .model.vision_mplug_owl import read_patches
 from .tokenizer import open_tokenizer
 
 PAPER_QUERIES, PAPER_WIDTH, PAPER_LAYERS = 64, 1024, 6
 FFN_RATIO = 2.75  # 2816 of 1024 in the released abstractor
+VISION, ABSTRACTOR, LANGUAGE = "model.vision_model.", "model.abstractor.", "model.language_model."
 
 
 @dataclass
 class Eyes:
-    """A vision encoder as the abstractor reads it: `patches` of `width`, in a `grid` if it tells no places."""
+    """A vision encoder as the abstractor reads it.
+
+    `probe` [1, 3, height, width] is a made-up picture and `patches` [1, patches, width] what the encoder makes of it;
+    `grid` is [rows, columns] of its map if the encoder is convolutional and so tells no places; `unloaded` names the
+    weights that its folder lacks.
+    """
 
     tower: PreTrainedModel
     config: PreTrainedConfig
     image_processor: CLIPImageProcessorPil
     final_norm: bool
-    patches: int
-    width: int
+    probe: torch.Tensor
+    patches: torch.Tensor
     grid: list[int] | None
+    unloaded: set[str]
 
 
 def compose(
@@ -73,12 +83,15 @@ def compose(
             heads of 64, scaled down with the encoder.
         vision_layer: -1 reads the normed last layer; -2 the one below, as LLaVA does; layers above are dropped.
         keep_cls: let the abstractor read the CLS token too, as the released model does.
-        dtype: of the stored weights.
+        dtype: of the weights, whatever the parts are stored in.
 
     Raises:
         FileNotFoundError: a part is not there.
         ValueError: the parts cannot be joined; the message names the reason.
     """
+    _refuse_below_one(
+        num_query_tokens=num_query_tokens, num_layers=num_layers, width=width, num_heads=num_heads
+    )
     eyes = open_vision(local_directory(vision), vision_layer, dtype)
     causal_lm, tokenizer = open_llm(local_directory(llm), dtype)
     image_token_id, video_token_id = add_media_tokens(tokenizer)
@@ -86,16 +99,15 @@ def compose(
         vision_config=eyes.config,
         text_config=_part_config(causal_lm.config.get_text_config()),
         visual_abstractor_config=abstractor_config(eyes, num_layers, width, num_heads),
-        num_query_tokens=num_query_tokens or default_queries(eyes.patches),
+        num_query_tokens=num_query_tokens or default_queries(eyes.patches.shape[1]),
         image_token_id=image_token_id,
         video_token_id=video_token_id,
         vision_feature_select_strategy="full" if keep_cls else "default",
         vision_final_norm=eyes.final_norm,
         lm_head_bias=getattr(causal_lm.get_output_embeddings(), "bias", None) is not None,
     )
-    model = MplugOwlForConditionalGeneration(config).to(dtype)
-    carry_vision(eyes, model)
-    carry_llm(causal_lm, model)
+    model = join(config, eyes, causal_lm, dtype)
+    refuse_other_patches(eyes, model)
     refuse_other_logits(causal_lm, model)
     model.generation_config = _generation_config(causal_lm, config)
     processor = MplugOwlProcessor(
@@ -107,24 +119,27 @@ def compose(
     if out is not None:
         model.save_pretrained(out)
         processor.save_pretrained(out)
-    return model.eval(), processor
+    return model, processor
 
 
+@torch.no_grad()
 def open_vision(directory: Path, layer: int = -1, dtype: torch.dtype = torch.float32) -> Eyes:
     """The encoder of a folder, its layers above `layer` dropped, and what one picture becomes in it."""
     config = AutoConfig.from_pretrained(directory)
     config = getattr(config, "vision_config", config)
-    tower = AutoModel.from_pretrained(directory, config=config, dtype=dtype).eval()
-    config = _part_config(config)
-    if layer != -1:
-        config.num_hidden_layers = _layers_kept(config, layer, directory)
+    tower, unloaded = _load(AutoModel, directory, dtype, config=config)
     image_processor = open_image_processor(directory)
-    edge = image_processor.size["height"]
-    with torch.no_grad():
-        hidden = tower(pixel_values=torch.zeros(1, 3, edge, edge, dtype=dtype)).last_hidden_state
-        patches = read_patches(tower, torch.zeros(1, 3, edge, edge, dtype=dtype))
-    grid = list(hidden.shape[-2:]) if hidden.ndim == 4 else None
-    return Eyes(tower, config, image_processor, layer == -1, patches.shape[1], patches.shape[2], grid)
+    height, width = image_processor.size["height"], image_processor.size["width"]
+    probe = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    config = _part_config(config)
+    if layer == -1:
+        patches = read_patches(tower, probe)
+    else:
+        config.num_hidden_layers = _layers_kept(config, layer, directory)
+        patches = tower(pixel_values=probe, output_hidden_states=True).hidden_states[layer]
+    last = tower(pixel_values=probe).last_hidden_state
+    grid = list(last.shape[-2:]) if last.ndim == 4 else None
+    return Eyes(tower, config, image_processor, layer == -1, probe, patches, grid, unloaded)
 
 
 def open_image_processor(directory: Path) -> CLIPImageProcessorPil:
@@ -134,12 +149,18 @@ def open_image_processor(directory: Path) -> CLIPImageProcessorPil:
         ValueError: the folder does not say how its encoder wants pixels.
     """
     if not any((directory / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise ValueError(f"{directory} has no preprocessor_config.json, so its pixel scale is unknown; add one")
+        raise ValueError(
+            f"{directory} has no preprocessor_config.json, so its pixel scale is unknown; add one"
+        )
     own = AutoImageProcessor.from_pretrained(directory, backend="pil")
     size = own.crop_size if getattr(own, "do_center_crop", False) and own.crop_size else own.size
-    edge = size.get("height") or size.get("shortest_edge")
+    height, width = (size.get(name) or size.get("shortest_edge") for name in ("height", "width"))
+    if not height or not width:
+        raise ValueError(
+            f"the image processor of {directory} names no fixed height and width, but {size}; set them"
+        )
     return CLIPImageProcessorPil(
-        size={"height": edge, "width": edge},
+        size={"height": height, "width": width},
         do_center_crop=False,
         resample=own.resample,
         do_rescale=own.do_rescale,
@@ -154,11 +175,15 @@ def open_llm(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     """The causal LM of a folder and its tokenizer.
 
     Raises:
-        ValueError: the model has no head to carry over.
+        ValueError: weights are missing, or there is no head to carry over.
     """
-    causal_lm = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    causal_lm, unloaded = _load(AutoModelForCausalLM, directory, dtype)
+    if unloaded:
+        raise ValueError(f"{directory} holds no whole causal LM: it lacks {_first(unloaded)}")
     if causal_lm.get_output_embeddings() is None:
-        raise ValueError(f"{type(causal_lm).__name__} has no output embedding, so its head cannot be carried over")
+        raise ValueError(
+            f"{type(causal_lm).__name__} has no output embedding, so its head cannot be carried over"
+        )
     return causal_lm, open_tokenizer(directory)
 
 
@@ -180,12 +205,13 @@ def abstractor_config(
     Raises:
         ValueError: heads do not divide the width.
     """
-    width = width or min(eyes.width, PAPER_WIDTH)
+    encoder_width = eyes.patches.shape[2]
+    width = width or min(encoder_width, PAPER_WIDTH)
     num_heads = num_heads or next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
     if width % num_heads:
         raise ValueError(f"{num_heads} heads do not divide an abstractor width of {width}")
     return MplugOwlVisualAbstractorConfig(
-        encoder_hidden_size=eyes.width,
+        encoder_hidden_size=encoder_width,
         hidden_size=width,
         intermediate_size=16 * math.ceil(FFN_RATIO * width / 16),
         num_hidden_layers=num_layers or max(2, min(PAPER_LAYERS, round(PAPER_LAYERS * width / PAPER_WIDTH))),
@@ -201,30 +227,53 @@ def default_queries(patches: int) -> int:
     return min(PAPER_QUERIES, 2 ** max(2, math.floor(math.log2(patches))))
 
 
-def carry_vision(eyes: Eyes, model: MplugOwlForConditionalGeneration) -> None:
-    """Put the tower's weights in; what the abstractor never reads has no place there."""
-    stored = {name: tensor for name, tensor in eyes.tower.state_dict().items()}
-    result = model.model.vision_model.load_state_dict(stored, strict=False)
-    if result.missing_keys:
-        raise ValueError(f"the vision encoder lacks weights {result.missing_keys[:8]} that its config calls for")
-
-
-def carry_llm(causal_lm: PreTrainedModel, model: MplugOwlForConditionalGeneration) -> None:
-    """Put the LLM's weights and head in.
+def join(
+    config: MplugOwlConfig, eyes: Eyes, causal_lm: PreTrainedModel, dtype: torch.dtype
+) -> MplugOwlForConditionalGeneration:
+    """The model with the weights of both parts in place and a fresh abstractor.
 
     Raises:
-        ValueError: AutoModel builds another class than the causal LM's body.
+        ValueError: AutoModel builds another class than the causal LM's body; a part lacks weights, or has weights
+            that find no place.
     """
-    body = causal_lm.base_model
-    if type(body) is not type(model.model.language_model):
+    body, head = causal_lm.base_model, causal_lm.get_output_embeddings()
+    built = MODEL_MAPPING[type(config.text_config)]
+    if type(body) is not built:
         raise ValueError(
-            f"{type(causal_lm).__name__} is built on {type(body).__name__}, but AutoModel builds "
-            f"{type(model.model.language_model).__name__}; this LLM cannot be composed"
+            f"{type(causal_lm).__name__} is built on {type(body).__name__}, but AutoModel builds {built.__name__} from "
+            "its config; this LLM cannot be composed"
         )
-    weights = {headless_weight_name(name): tensor for name, tensor in body.state_dict().items()}
-    model.model.language_model.load_state_dict(weights, strict=True)
-    model.lm_head.load_state_dict(causal_lm.get_output_embeddings().state_dict(), strict=True)
-    model.tie_weights()
+    seen = {name: tensor for name, tensor in eyes.tower.state_dict().items() if name not in eyes.unloaded}
+    weights = {f"{VISION}{name}": tensor for name, tensor in seen.items()}
+    weights |= {
+        f"{LANGUAGE}{headless_weight_name(name)}": tensor for name, tensor in body.state_dict().items()
+    }
+    weights |= {f"lm_head.{name}": tensor for name, tensor in head.state_dict().items()}
+    with quiet_loading():
+        model, report = MplugOwlForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+    missing = [name for name in report["missing_keys"] if not name.startswith(ABSTRACTOR)]
+    # What is left over of the encoder is what the abstractor never reads.
+    left_over = [name for name in report["unexpected_keys"] if not name.startswith(VISION)]
+    if missing or left_over:
+        raise ValueError(f"the parts do not fit: missing {_first(missing)}; left over {_first(left_over)}")
+    return model.eval()
+
+
+@torch.no_grad()
+def refuse_other_patches(eyes: Eyes, model: MplugOwlForConditionalGeneration) -> None:
+    """The composed encoder must see what the encoder saw: the chosen layer, normed once or not at all.
+
+    Raises:
+        ValueError: it does not; its class keeps its layers or its final norm where we do not find them.
+    """
+    difference = _difference(eyes.patches, read_patches(model.model.vision_model, eyes.probe))
+    if difference > _tolerance(model):
+        raise ValueError(
+            f"{type(eyes.tower).__name__} cannot be cut at the layer asked for: its patches would differ by "
+            f"{difference:.2g} from that layer's; use vision_layer -1"
+        )
 
 
 @torch.no_grad()
@@ -238,15 +287,23 @@ def refuse_other_logits(causal_lm: PreTrainedModel, model: MplugOwlForConditiona
     slots = (model.config.image_token_id, model.config.video_token_id)
     limit = min(causal_lm.config.get_text_config().vocab_size, *slots)
     input_ids = torch.randint(0, limit, (1, 16), generator=generator)
-    wanted = causal_lm(input_ids=input_ids).logits.float()
-    given = model.eval()(input_ids=input_ids).logits.float()
-    tolerance = 1e-4 if wanted.dtype == next(model.parameters()).dtype else 5e-2
-    difference = (wanted - given).abs().max().item()
-    if difference > tolerance * max(1.0, wanted.abs().max().item()):
+    difference = _difference(causal_lm(input_ids=input_ids).logits, model(input_ids=input_ids).logits)
+    if difference > _tolerance(model):
         raise ValueError(
             f"the head of {type(causal_lm).__name__} cannot be carried over: its text-only logits differ by "
             f"{difference:.2g} from the composed model's"
         )
+
+
+def _difference(wanted: torch.Tensor, given: torch.Tensor) -> float:
+    """The largest difference; as a share of the largest value where that is above 1."""
+    if wanted.shape != given.shape:
+        return math.inf
+    return ((wanted.float() - given.float()).abs().max() / wanted.float().abs().max().clamp(min=1)).item()
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
 
 
 def chat_template_for(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -260,7 +317,9 @@ def chat_template_for(tokenizer: PreTrainedTokenizerBase) -> str:
 def _generation_config(causal_lm: PreTrainedModel, config: MplugOwlConfig):
     """The LLM's own; a slot is never an answer, and would have no picture to fill it."""
     generation_config = copy.deepcopy(causal_lm.generation_config)
-    reachable = [i for i in (config.image_token_id, config.video_token_id) if i < config.text_config.vocab_size]
+    reachable = [
+        i for i in (config.image_token_id, config.video_token_id) if i < config.text_config.vocab_size
+    ]
     if reachable:
         generation_config.suppress_tokens = reachable
     return generation_config
@@ -269,16 +328,48 @@ def _generation_config(causal_lm: PreTrainedModel, config: MplugOwlConfig):
 def _layers_kept(config: PreTrainedConfig, layer: int, directory: Path) -> int:
     total = getattr(config, "num_hidden_layers", None)
     if total is None:
-        raise ValueError(f"the encoder of {directory} has no num_hidden_layers, so only its last layer can be read")
-    kept = total + 1 + layer if layer < 0 else layer
-    if not 1 <= kept <= total:
+        raise ValueError(
+            f"the encoder of {directory} has no num_hidden_layers, so only its last layer can be read"
+        )
+    if not -total <= layer <= -1:
         raise ValueError(f"vision_layer {layer} of an encoder of {total} layers; use -{total} to -1")
-    return kept
+    return total + 1 + layer
 
 
 def _part_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """A part is built in the dtype of the whole, not in the one it was stored in, and names no classes."""
     config = copy.deepcopy(config)
     config.dtype = None
-    config.num_labels = 2  # transformers' default, which is not written; ImageNet's labels are most of a config.json
+    config.num_labels = (
+        2  # transformers' default, which is not written; ImageNet's labels are most of a config.json
+    )
     return config
+
+
+def _load(
+    auto_class: Any, directory: Path, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model of a folder, and the names of its weights that the folder does not hold.
+
+    Raises:
+        ValueError: a stored weight is of another shape than the config says.
+    """
+    with quiet_loading():
+        model, report = auto_class.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    refuse_mismatch(report | {"missing_keys": (), "unexpected_keys": ()}, directory)
+    return model.eval(), set(report["missing_keys"])
+
+
+def _first(names: Iterable[str], count: int = 4) -> str:
+    """The first of many names, for an error message."""
+    names = sorted(names)
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return (", ".join(names[:count]) or "nothing") + more
+
+
+def _refuse_below_one(**sizes: int | None) -> None:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")

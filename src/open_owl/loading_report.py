@@ -1,7 +1,31 @@
 """Config and weights must agree: transformers warns about what does not fit, we refuse it by name."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging as hf_logging
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' load reports and progress bars, for callers that judge `output_loading_info` themselves."""
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    bars = hf_logging.is_progress_bar_enabled()
+    logger.addFilter(is_no_report)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def refuse_mismatch(report: dict[str, Any], source: str | Path) -> None:

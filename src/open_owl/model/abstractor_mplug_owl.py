@@ -2,7 +2,8 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import PreTrainedModel
+from transformers import initialization as init
 
 from .attention_mplug_owl import attend
 from .configuration_mplug_owl import MplugOwlVisualAbstractorConfig
@@ -86,12 +87,16 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Attention goes through `attend`; transformers looks for its interface in this file's text only.
+    _can_set_attn_implementation_cached_value = True
 
     def __init__(self, config: MplugOwlVisualAbstractorConfig, num_query_tokens: int, output_size: int):
         super().__init__(config)
         width = config.hidden_size
         # The released encoder and abstractor are of one width; others meet through a linear layer.
-        self.input_proj = nn.Linear(config.encoder_hidden_size, width) if config.encoder_hidden_size != width else None
+        self.input_proj = (
+            nn.Linear(config.encoder_hidden_size, width) if config.encoder_hidden_size != width else None
+        )
         self.position_embedding = None
         if config.position_grid is not None:
             rows, columns = config.position_grid
@@ -113,7 +118,10 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
                 if hasattr(self, name):
                     init.normal_(getattr(self, name), std=self.config.initializer_range)
             if self.position_embedding is not None:
-                init.copy_(self.position_embedding, sine_cosine_grid(*self.config.position_grid, self.config.hidden_size))
+                init.copy_(
+                    self.position_embedding,
+                    sine_cosine_grid(*self.config.position_grid, self.config.hidden_size),
+                )
 
     def forward(self, patches: torch.Tensor, is_video: bool = False) -> torch.Tensor:
         """patches: [images, patches, encoder width]; of a video, the patches of all its frames in order."""

@@ -1,8 +1,40 @@
-"""One call into transformers' attention interface, for the ViT and for the abstractor."""
+"""Attention: one call into transformers' interface for our own parts, and what the stock parts can do."""
 
 import torch
 from torch import nn
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+SUPPORT_FLAGS = {"sdpa": "_supports_sdpa", "flash": "_supports_flash_attn", "flex": "_supports_flex_attn"}
+
+
+def build_part(config: PreTrainedConfig) -> PreTrainedModel:
+    """A stock encoder or LLM from its config, without weights and without a head."""
+    config._attn_implementation = supported_attention(config, config._attn_implementation)
+    return AutoModel.from_config(config)
+
+
+def supported_attention(config: PreTrainedConfig, implementation: str | None) -> str | None:
+    """`implementation`; or "eager", said in one line, for a part whose class knows no other (Bloom, convolutions).
+
+    transformers would refuse the whole model. None lets transformers choose for the part.
+    """
+    if implementation in (None, "eager"):
+        return implementation
+    part = MODEL_MAPPING[type(config)]
+    flag = next(
+        (flag for name, flag in SUPPORT_FLAGS.items() if name in implementation),
+        "_supports_attention_backend",
+    )
+    if getattr(part, flag, False):
+        return implementation
+    logger.warning_once(
+        f"{part.__name__} has no {implementation} attention and runs eager"
+    )
+    return "eager"
 
 
 def attend(

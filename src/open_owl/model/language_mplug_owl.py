@@ -2,7 +2,9 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .attention_mplug_owl import build_part
 
 
 class NormedEmbedding(nn.Embedding):
@@ -23,7 +25,7 @@ class NormedEmbedding(nn.Embedding):
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """Any decoder from its config, without its head."""
-    language_model = AutoModel.from_config(config)
+    language_model = build_part(config)
     norm = getattr(language_model, "word_embeddings_layernorm", None)
     if norm is not None:
         embedding = language_model.get_input_embeddings()

@@ -5,12 +5,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForImageTextToText, Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    Cache,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .abstractor_mplug_owl import MplugOwlVisualAbstractor
+from .attention_mplug_owl import supported_attention
 from .configuration_mplug_owl import MplugOwlConfig
+from .generation_mplug_owl import WordsOnly, repeat_media
 from .language_mplug_owl import build_language_model, embedding_name, shape_logits
 from .saving_mplug_owl import copy_model_code
 from .vision_mplug_owl import build_vision_model, has_cls_token, read_patches
@@ -53,6 +62,20 @@ class MplugOwlPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
         copy_model_code(save_directory)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, *args, **kwargs) -> None:
+        """As in transformers; a part that cannot (Bloom, convolutions) runs eager, said in one line."""
+        if isinstance(attn_implementation, str):
+            parts = {
+                name: supported_attention(getattr(self.config, name), attn_implementation)
+                for name in ("vision_config", "text_config")
+            }
+            attn_implementation = {
+                "": attn_implementation,
+                "visual_abstractor_config": attn_implementation,
+                **parts,
+            }
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+
 
 class MplugOwlModel(MplugOwlPreTrainedModel):
     """The three parts without the LLM's head."""
@@ -62,8 +85,12 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         self.vision_model = build_vision_model(config.vision_config, config.vision_final_norm)
         self.language_model = build_language_model(config.text_config)
         width = self.language_model.get_input_embeddings().embedding_dim
-        self.abstractor = MplugOwlVisualAbstractor(config.visual_abstractor_config, config.num_query_tokens, width)
-        self.drop_cls_token = config.vision_feature_select_strategy == "default" and has_cls_token(self.vision_model)
+        self.abstractor = MplugOwlVisualAbstractor(
+            config.visual_abstractor_config, config.num_query_tokens, width
+        )
+        self.drop_cls_token = config.vision_feature_select_strategy == "default" and has_cls_token(
+            self.vision_model
+        )
         self.post_init()
 
     def train(self, mode: bool = True) -> "MplugOwlModel":
@@ -128,8 +155,15 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds, visual_tokens = self._embed(input_ids, pixel_values, pixel_values_videos)
         elif pixel_values is not None or pixel_values_videos is not None:
-            raise ValueError("pictures find their slots in input_ids; give input_ids, not inputs_embeds, with them")
-        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+            raise ValueError(
+                "pictures find their slots in input_ids; give input_ids, not inputs_embeds, with them"
+            )
+        if (
+            position_ids is None
+            and past_key_values is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
             # Left padding must not shift the positions of the text.
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         outputs = self.language_model(
@@ -280,19 +314,25 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         **model_kwargs,
     ) -> tuple[torch.LongTensor | None, dict]:
         """Beams and several answers: pictures are repeated with their row, not one by one."""
-        slots = {"pixel_values": self.config.image_token_id, "pixel_values_videos": self.config.video_token_id}
+        slots = {
+            "pixel_values": self.config.image_token_id,
+            "pixel_values_videos": self.config.video_token_id,
+        }
         media = {name: model_kwargs.pop(name, None) for name in slots}
         expanded, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         for name, pixels in media.items():
             if pixels is not None and expand_size > 1 and input_ids is not None:
-                per_row = ((input_ids == slots[name]).sum(-1) // self.config.num_image_tokens).tolist()
-                rows = [row for row in pixels.split(per_row) for _ in range(expand_size)]
-                pixels = torch.cat(rows)
+                slots_per_row = (input_ids == slots[name]).sum(-1)
+                pixels = repeat_media(pixels, slots_per_row, self.config.num_image_tokens, expand_size)
             if pixels is not None:
                 model_kwargs[name] = pixels
         return expanded, model_kwargs
+
+    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+        slot_ids = (self.config.image_token_id, self.config.video_token_id)
+        return WordsOnly(super()._get_logits_processor(*args, **kwargs), slot_ids)
 
 
 def _summed_loss(

@@ -8,7 +8,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .attention_mplug_owl import attend
+from .attention_mplug_owl import attend, build_part
 from .configuration_mplug_owl import MplugOwlVisionConfig
 
 # Classes whose last hidden state has not passed their final norm, which they apply to the pooled vector only.
@@ -63,7 +63,9 @@ class TemporalBlock(nn.Module):
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()
         half = config.hidden_size // 2
-        self.ln = nn.LayerNorm(config.hidden_size, eps=1e-5)  # not layer_norm_eps: so it is in the released code
+        self.ln = nn.LayerNorm(
+            config.hidden_size, eps=1e-5
+        )  # not layer_norm_eps: so it is in the released code
         self.down_proj = nn.Conv3d(config.hidden_size, half, kernel_size=1)
         self.conv = nn.Conv3d(half, half, kernel_size=(3, 1, 1), padding=(1, 0, 0), groups=half)
         self.activation = ACT2FN["quick_gelu"]
@@ -72,7 +74,9 @@ class TemporalBlock(nn.Module):
     def forward(self, hidden_states: torch.Tensor, num_frames: int) -> torch.Tensor:
         patches = self.ln(hidden_states[:, 1:])  # [videos * frames, patches, width]
         images, count, width = patches.shape
-        volume = patches.view(images // num_frames, num_frames, count, width).permute(0, 3, 1, 2).unsqueeze(-1)
+        volume = (
+            patches.view(images // num_frames, num_frames, count, width).permute(0, 3, 1, 2).unsqueeze(-1)
+        )
         volume = self.up_proj(self.activation(self.conv(self.down_proj(volume))))
         mixed = volume.squeeze(-1).permute(0, 2, 3, 1).reshape(images, count, width)
         return hidden_states + torch.cat([hidden_states[:, :1], mixed], dim=1)
@@ -130,6 +134,8 @@ class MplugOwlVisionModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _input_embed_layer = "patch_embed"
+    # Attention goes through `attend`; transformers looks for its interface in this file's text only.
+    _can_set_attn_implementation_cached_value = True
 
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__(config)
@@ -165,7 +171,7 @@ def build_vision_model(config: PreTrainedConfig, final_norm: bool = True) -> Pre
         config.vision_use_head = False  # SigLIP's pooling head
     if getattr(config, "use_mask_token", False):
         config.use_mask_token = False  # DINOv2's pretraining mask
-    vision_model = AutoModel.from_config(config)
+    vision_model = build_part(config)
     pooler = getattr(vision_model, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
         vision_model.pooler = None
@@ -174,7 +180,9 @@ def build_vision_model(config: PreTrainedConfig, final_norm: bool = True) -> Pre
     return vision_model
 
 
-def read_patches(vision_model: PreTrainedModel, pixel_values: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+def read_patches(
+    vision_model: PreTrainedModel, pixel_values: torch.Tensor, num_frames: int = 1
+) -> torch.Tensor:
     """Every patch of every image, normed: [images, patches, width], CLS first where the encoder has one."""
     extra = {"num_frames": num_frames} if isinstance(vision_model, MplugOwlVisionModel) else {}
     hidden_states = vision_model(pixel_values=pixel_values, return_dict=True, **extra).last_hidden_state
