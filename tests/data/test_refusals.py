@@ -1,0 +1,31 @@
+import pytest
+
+from open_owl.data.refusals import ROWS_BEFORE_JUDGING, Refusals, TooManyRefusedError
+
+
+def refusals(rows: int, bad: int) -> Refusals:
+    ledger = Refusals(rows=rows)
+    for number in range(bad):
+        ledger.add("too_long", f"row {number} is too long", "b.jsonl" if number % 3 else "a.jsonl")
+    return ledger
+
+
+def test_the_run_stops_above_the_share_and_names_the_worst_source_first():
+    refusals(rows=200, bad=20).judge(0.1)
+    with pytest.raises(TooManyRefusedError) as info:
+        refusals(rows=200, bad=21).judge(0.1)
+    message = str(info.value)
+    assert "21 of 200 rows were refused; max_refused_share is 0.1" in message
+    assert message.index("14 in b.jsonl") < message.index("7 in a.jsonl")
+    assert "row 0 is too long" in message
+
+
+def test_a_few_rows_are_not_judged():
+    refusals(rows=ROWS_BEFORE_JUDGING - 1, bad=50).judge(0.1)
+
+
+def test_of_each_reason_the_first_rows_are_kept_once():
+    ledger = refusals(rows=10, bad=9)
+    ledger.add("too_long", "row 0 is too long", "a.jsonl")
+    assert ledger.examples["too_long"] == [f"row {n} is too long" for n in range(3)]
+    assert ledger.total == 10
