@@ -6,8 +6,8 @@ import torch
 
 from .hub import local_directory
 from .loading_report import refuse_mismatch
-from .model import MplugOwlForConditionalGeneration, MplugOwlProcessor
-from .released import is_released, load_released_model, load_released_processor
+from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
+from .released import is_released, load_released_processor, model_type, open_released
 
 
 def open_checkpoint(
@@ -29,7 +29,7 @@ def open_checkpoint(
     if (directory / "adapter_config.json").exists():
         model, processor = _open_adapter(directory, dtype)
     elif is_released(directory):
-        model, processor = load_released_model(directory, dtype), load_released_processor(directory)
+        model, processor = open_released(directory, dtype)
     else:
         model, processor = _open_own(directory, dtype)
     return model.to(device or "cpu").eval(), processor
@@ -46,9 +46,11 @@ def open_processor(path_or_id: str | Path) -> MplugOwlProcessor:
 
 
 def _own_processor(directory: Path) -> MplugOwlProcessor:
-    if not (directory / "config.json").exists():
-        raise FileNotFoundError(
-            f"{directory} has no config.json, so it is no checkpoint; `owl compose` makes one"
+    kind = model_type(directory)
+    if kind != MplugOwlConfig.model_type:
+        raise ValueError(
+            f"{directory} holds a model of type {kind!r}, not an mPLUG-Owl; "
+            "`owl compose` makes one of an encoder and an LLM"
         )
     return MplugOwlProcessor.from_pretrained(directory)
 
@@ -58,7 +60,7 @@ def _open_own(
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
     processor = _own_processor(directory)
     model, report = MplugOwlForConditionalGeneration.from_pretrained(
-        directory, dtype=dtype or "auto", output_loading_info=True
+        directory, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
     )
     refuse_mismatch(report, directory)
     return model, processor

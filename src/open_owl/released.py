@@ -1,45 +1,65 @@
-"""The released mPLUG-Owl checkpoints (`MAGAer13/mplug-owl-*`): their names, shapes and tokenizer, in today's classes."""
+"""The released checkpoints (`MAGAer13/mplug-owl-*`) in today's classes: names, shapes, tokenizer."""
 
 import json
+import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import AddedToken
 from transformers import CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
 
 from .chat_templates import HUMAN_AI
-from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
 from .hub import local_directory
 from .loading_report import refuse_mismatch
+from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
 from .model.language_mplug_owl import headless_weight_name
 from .sentencepiece_bpe import tokenizer_from_sentencepiece
+from .tokenizer import begin_with_bos
+
+OLD_LAYER = r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\."
+OUR_LAYER = r"model.abstractor.layers.\1."
 
 # Old name -> ours, tried in order; the first that matches is used.
 RENAMES = (
     (r"^(temporal_)?query_tokens$", r"model.abstractor.\1query_tokens"),
     (r"^vision_model\.encoder\.layers\.", "model.vision_model.layers."),
     (r"^vision_model\.", "model.vision_model."),
-    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.query\.", r"model.abstractor.layers.\1.attention.q_proj."),
-    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.key\.", r"model.abstractor.layers.\1.attention.k_proj."),
-    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.attention\.value\.", r"model.abstractor.layers.\1.attention.v_proj."),
-    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.output\.out_proj\.", r"model.abstractor.layers.\1.attention.out_proj."),
-    (r"^abstractor\.encoder\.layers\.(\d+)\.crossattention\.(?:output\.)?", r"model.abstractor.layers.\1."),
+    (OLD_LAYER + r"attention\.query\.", OUR_LAYER + "attention.q_proj."),
+    (OLD_LAYER + r"attention\.key\.", OUR_LAYER + "attention.k_proj."),
+    (OLD_LAYER + r"attention\.value\.", OUR_LAYER + "attention.v_proj."),
+    (OLD_LAYER + r"output\.out_proj\.", OUR_LAYER + "attention.out_proj."),
+    (OLD_LAYER + r"(?:output\.)?", OUR_LAYER),
     (r"^abstractor\.", "model.abstractor."),
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^language_model\.(?:model|transformer)\.", "model.language_model."),
-)  # fmt: skip
+)
 # Tables that old code saved and new code computes.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.position_ids$|\.masked_bias$")
 
 
+def model_type(directory: Path) -> str | None:
+    """What kind of model a folder holds, by its config.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json.
+    """
+    if not (directory / "config.json").exists():
+        raise FileNotFoundError(
+            f"{directory} has no config.json, so it is no checkpoint; `owl compose` makes one"
+        )
+    return _read_json(directory / "config.json").get("model_type")
+
+
 def is_released(directory: Path) -> bool:
-    """Whether a folder holds a checkpoint of the released code: ours write the slots' ids into their config."""
-    config = _read_json(directory / "config.json")
-    return config.get("model_type") == "mplug-owl" and "image_token_id" not in config
+    """Whether a folder holds a checkpoint of the released code: ours have the slots' ids in their config."""
+    is_owl = model_type(directory) == MplugOwlConfig.model_type
+    return is_owl and "image_token_id" not in _read_json(directory / "config.json")
 
 
 def load_released_model(
@@ -60,7 +80,12 @@ def load_released_model(
         weights.pop("lm_head.weight", None)
     dtype = dtype or next(iter(weights.values())).dtype
     model, report = MplugOwlForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
     refuse_mismatch(report, directory)
     if (directory / "generation_config.json").exists():
@@ -71,8 +96,25 @@ def load_released_model(
     return model.eval()
 
 
-def convert(source: str | Path, out: str | Path) -> None:
+def open_released(
+    directory: Path, dtype: torch.dtype | None = None, tokenizer_directory: Path | None = None
+) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
+    """Model and processor; see `load_released_model` and `load_released_processor`."""
+    processor = load_released_processor(directory, tokenizer_directory)
+    model = load_released_model(directory, dtype)
+    # Bloom's vocabulary is padded beyond its tokenizer's, so that slots lie inside it and could be said.
+    slots = [processor.image_token_id, processor.video_token_id]
+    model.config.image_token_id, model.config.video_token_id = slots
+    if min(slots) < model.config.text_config.vocab_size:
+        model.generation_config.suppress_tokens = slots
+    return model, processor
+
+
+def convert(source: str | Path, out: str | Path, tokenizer: str | Path | None = None) -> None:
     """Write a released checkpoint (folder or hub id) as an OpenOwl checkpoint into the folder `out`.
+
+    Args:
+        tokenizer: folder or hub id to take the tokenizer from, for a source that has none.
 
     Raises:
         ValueError: `source` is not a released mPLUG-Owl checkpoint, or config and weights do not agree.
@@ -80,25 +122,37 @@ def convert(source: str | Path, out: str | Path) -> None:
     """
     directory = local_directory(source)
     if not is_released(directory):
-        raise ValueError(f"{source} is not a released mPLUG-Owl checkpoint; open_owl.load opens OpenOwl ones as they are")
-    processor = load_released_processor(directory)
-    load_released_model(directory).save_pretrained(out)
+        raise ValueError(
+            f"{source} is not a released mPLUG-Owl checkpoint; open_owl.load opens OpenOwl ones as they are"
+        )
+    model, processor = open_released(directory, tokenizer_directory=tokenizer and local_directory(tokenizer))
+    model.save_pretrained(out)
     processor.save_pretrained(out)
 
 
-def load_released_processor(directory: Path) -> MplugOwlProcessor:
+def load_released_processor(directory: Path, tokenizer_directory: Path | None = None) -> MplugOwlProcessor:
     """Tokenizer, picture sizes and the released prompt form.
 
-    The image checkpoints squash a picture to the square; the video checkpoint crops pictures and squashes frames.
+    The image checkpoints squash a picture to the square; the video checkpoint crops pictures and squashes
+    frames.
+
+    Args:
+        tokenizer_directory: where the tokenizer lies, if not in `directory` itself.
 
     Raises:
-        FileNotFoundError: the folder has neither `tokenizer.model` nor `tokenizer.json`.
+        FileNotFoundError: there is neither a `tokenizer.model` nor a `tokenizer.json`.
+        ValueError: the tokenizer has more tokens than the LLM, so it is another model's.
     """
-    tokenizer = _released_tokenizer(directory)
-    tokenizer.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(t, normalized=False, special=True) for t in ("<image>", "<|video|>")]}
-    )
+    tokenizer = _released_tokenizer(tokenizer_directory or directory)
     config = _read_json(directory / "config.json")
+    _refuse_larger(tokenizer, config["text_config"]["vocab_size"], tokenizer_directory or directory)
+    tokenizer.add_special_tokens(
+        {
+            "additional_special_tokens": [
+                AddedToken(t, normalized=False, special=True) for t in ("<image>", "<|video|>")
+            ]
+        }
+    )
     stored = _read_json(directory / "preprocessor_config.json")
     edge = config["vision_config"]["image_size"]
     is_video = any(name == "temporal_query_tokens" for name in _stored_names(directory))
@@ -152,7 +206,9 @@ def our_name(name: str) -> str:
         renamed, count = re.subn(pattern, replacement, name)
         if count:
             return headless_weight_name(renamed)
-    raise ValueError(f"weight {name!r} belongs to no part of a released mPLUG-Owl; is this another model's file?")
+    raise ValueError(
+        f"weight {name!r} belongs to no part of a released mPLUG-Owl; is this another model's file?"
+    )
 
 
 def _released_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
@@ -161,14 +217,27 @@ def _released_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
         return tokenizer_from_sentencepiece(directory / "tokenizer.model")
     if (directory / "tokenizer.json").exists():
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-        return PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), **special)
-    raise FileNotFoundError(f"{directory} has no tokenizer.model and no tokenizer.json; add the checkpoint's own")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"), **special)
+        begin_with_bos(tokenizer)
+        return tokenizer
+    raise FileNotFoundError(
+        f"{directory} has no tokenizer.model and no tokenizer.json; put that of its LLM there (for a Bloom "
+        "the tokenizer.json of bigscience/bloomz-7b1), or name where it lies: owl convert --tokenizer"
+    )
+
+
+def _refuse_larger(tokenizer: PreTrainedTokenizerFast, vocabulary: int, directory: Path) -> None:
+    if len(tokenizer) > vocabulary:
+        raise ValueError(
+            f"the tokenizer of {directory} has {len(tokenizer)} tokens, but the LLM knows {vocabulary}; "
+            "it is another model's"
+        )
 
 
 def _known(stored: dict[str, Any]) -> dict[str, Any]:
     keys = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
-        "hidden_act", "layer_norm_eps", "encoder_hidden_size", "initializer_range",
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size",
+        "patch_size", "hidden_act", "layer_norm_eps", "encoder_hidden_size", "initializer_range",
     )  # fmt: skip
     return {key: stored[key] for key in keys if key in stored}
 
@@ -180,17 +249,31 @@ def _weight_files(directory: Path) -> list[Path]:
         index = directory / f"{stem}.{suffix}.index.json"
         if index.exists():
             return [directory / file for file in sorted(set(_read_json(index)["weight_map"].values()))]
-    raise FileNotFoundError(f"{directory} holds no weights: no model.safetensors, pytorch_model.bin or index of shards")
+    raise FileNotFoundError(
+        f"{directory} holds no weights: no model.safetensors, pytorch_model.bin or index of shards"
+    )
 
 
 def _stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for file in _weight_files(directory):
         if not file.exists():
-            raise FileNotFoundError(f"{file} is named in the index of shards but is not there; download it again")
+            raise FileNotFoundError(
+                f"{file} is named in the index of shards but is not there; download it again"
+            )
+        yield from _read_weights(file).items()
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
         if file.suffix == ".safetensors":
-            yield from load_file(file).items()
-        else:
-            yield from torch.load(file, weights_only=True, map_location="cpu", mmap=True).items()
+            return load_file(file)
+        return torch.load(file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} is refused: it is damaged, or holds more than weights, whose loading would run its code"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read as weights; download it again ({error})") from error
 
 
 def _stored_names(directory: Path) -> list[str]:

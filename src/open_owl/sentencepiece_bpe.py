@@ -13,9 +13,9 @@ PROBE = "  Two  spaces,\n\ttabs\u00a0and ﬁ½Ａ, é, 猫头鹰 🦉 "
 def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrainedTokenizerFast:
     """Read a sentencepiece BPE model with byte fallback (every Llama 1 and 2 tokenizer).
 
-    transformers' own conversion ranks merges by id. Ids follow scores except for the runs of spaces, whose scores
-    are the lowest of all, so that conversion joins repeated spaces where sentencepiece does not. Here merges are
-    ranked by score.
+    transformers' own conversion ranks merges by id. Ids follow scores except for the runs of spaces, whose
+    scores are the lowest of all, so that conversion joins repeated spaces where sentencepiece does not. Here
+    merges are ranked by score.
 
     Args:
         file: the sentencepiece model.
@@ -29,7 +29,9 @@ def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrained
     pieces = SentencePieceProcessor(model_file=str(file))
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
     if not any(pieces.is_byte(i) for i in range(len(names))):
-        raise ValueError(f"{file} has no byte pieces, so it is not a Llama tokenizer; give a tokenizer.json instead")
+        raise ValueError(
+            f"{file} has no byte pieces, so it is not a Llama tokenizer; give a tokenizer.json instead"
+        )
     vocabulary = {name: i for i, name in enumerate(names)}
     unknown, bos, eos = (names[i] for i in (pieces.unk_id(), pieces.bos_id(), pieces.eos_id()))
     plain = {name: i for name, i in vocabulary.items() if not (pieces.is_control(i) or pieces.is_byte(i))}
@@ -40,7 +42,9 @@ def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrained
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in (unknown, bos, eos)])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in (unknown, bos, eos)]
+    )
     if add_bos:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, pieces.bos_id())]
@@ -73,5 +77,6 @@ def _refuse_other_splits(tokenizer: Tokenizer, pieces, file: Path) -> None:
     ids = tokenizer.encode(PROBE, add_special_tokens=False).ids
     if ids != pieces.encode(PROBE):
         raise ValueError(
-            f"{file} changes spaces or characters before it splits, which Llama tokenizers do not; give a tokenizer.json"
+            f"{file} changes spaces or characters before it splits, which Llama tokenizers do not; "
+            "give a tokenizer.json"
         )

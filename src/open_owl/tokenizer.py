@@ -13,7 +13,7 @@ LLAMA_CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")
 
 
 def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The folder's own tokenizer; a Llama `tokenizer.model` without a `tokenizer.json` is read as sentencepiece does.
+    """The folder's own tokenizer; a Llama `tokenizer.model` without `tokenizer.json` splits as sentencepiece.
 
     Raises:
         ValueError, OSError: transformers finds no tokenizer there.
@@ -29,8 +29,8 @@ def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def as_saved(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The same tokenizer in the class that loads its `tokenizer.json` as it stands.
 
-    Other classes rebuild themselves from the vocabulary and from settings, some of which are lost when one is saved:
-    a `LlamaTokenizer` with `legacy` on splits otherwise after it was saved (transformers 5.17 to 5.23).
+    Other classes rebuild themselves from the vocabulary and from settings, some of which are lost when one is
+    saved: a `LlamaTokenizer` with `legacy` on splits otherwise after it was saved (transformers 5.17, 5.23).
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return tokenizer  # not of the tokenizers library: it has no tokenizer.json
@@ -51,7 +51,9 @@ def begin_with_bos(tokenizer: PreTrainedTokenizerFast) -> None:
     bos = str(tokenizer.bos_token)
     backend = tokenizer.backend_tokenizer
     template = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B",
+        special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))],
     )
     own = backend.post_processor
     backend.post_processor = template if own is None else processors.Sequence([own, template])
@@ -64,7 +66,9 @@ def _llama_tokenizer(directory: Path, settings: dict[str, Any]) -> PreTrainedTok
     if pad := settings.get("pad_token"):
         tokenizer.pad_token = pad["content"] if isinstance(pad, dict) else pad
     template = directory / "chat_template.jinja"
-    tokenizer.chat_template = template.read_text("utf-8") if template.exists() else settings.get("chat_template")
+    tokenizer.chat_template = (
+        template.read_text("utf-8") if template.exists() else settings.get("chat_template")
+    )
     return tokenizer
 
 
@@ -84,7 +88,9 @@ def _add_tokens(tokenizer: PreTrainedTokenizerFast, directory: Path, settings: d
         token = AddedToken(entry["content"], normalized=False, special=entry.get("special", True))
         tokenizer.add_tokens([token], special_tokens=token.special)
         if tokenizer.convert_tokens_to_ids(entry["content"]) != i:
-            raise ValueError(f"{directory} adds the token {entry['content']!r} as {i}, but {len(tokenizer) - 1} is next")
+            raise ValueError(
+                f"{directory} adds the token {entry['content']!r} as {i}, but {len(tokenizer) - 1} is next"
+            )
 
 
 def _settings(directory: Path) -> dict[str, Any]:

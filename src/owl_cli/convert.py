@@ -11,6 +11,10 @@ from owl_cli.options import unused_folder
 def convert(
     source: Annotated[str, typer.Argument(help="A released checkpoint: a folder or a hub id.")],
     out: Annotated[Path, typer.Argument(callback=unused_folder, help="Folder to write, new or empty.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Take the tokenizer from this folder or hub id; for a source without one."),
+    ] = None,
 ) -> None:
     """Convert a released mPLUG-Owl checkpoint.
 
@@ -23,5 +27,5 @@ def convert(
     """
     from open_owl.released import convert as convert_released
 
-    convert_released(source, out)
+    convert_released(source, out, tokenizer)
     typer.echo(f"written to {out}")
