@@ -1,0 +1,161 @@
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import open_owl
+from open_owl.data.conversation import Image as Picture
+from open_owl.data.conversation import Text, Turn, conversation_of
+from open_owl.data.encode import encode
+from open_owl.generate import Owl
+
+RED, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+TALKERS = [("clip", "mistral"), ("siglip", "qwen3"), ("dinov2", "bloom"), ("mobilenet_v2", "gemma")]
+
+
+def ask(text, *pictures):
+    shown = [{"type": "image", "image": picture} for picture in pictures]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+
+class Script(nn.Module):
+    """In place of the LLM's head: says a given text, a byte a step."""
+
+    def __init__(self, processor, text: str):
+        super().__init__()
+        self.ids = processor.tokenizer.encode(text, add_special_tokens=False)
+        self.vocabulary = len(processor.tokenizer)
+        self.steps = 0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        wanted = self.ids[min(self.steps, len(self.ids) - 1)]
+        self.steps += 1
+        return nn.functional.one_hot(torch.full(hidden.shape[:2], wanted), self.vocabulary).float()
+
+
+@pytest.fixture
+def scripted(parts, monkeypatch):
+    """An owl that says what it is told to."""
+
+    def make(text: str) -> Owl:
+        model, processor = parts.fresh_owl("clip", "mistral")
+        model.lm_head = Script(processor, text)
+        return Owl(model, processor)
+
+    return make
+
+
+@pytest.mark.parametrize(("encoder", "llm"), TALKERS)
+def test_a_batch_answers_what_each_conversation_alone_would(parts, encoder, llm) -> None:
+    owl = Owl(*parts.owl(encoder, llm))
+    one = [{"role": "user", "content": "Hello there, who are you?"}]
+    two = [ask("What is it?", RED)]
+    three = [*two, {"role": "assistant", "content": "A square."}, ask("And this?", BLUE)]
+    alone = [owl.chat(messages, max_new_tokens=6) for messages in (one, two, three)]
+    assert owl.chat_many([one, two, three], max_new_tokens=6) == alone
+    assert len(set(alone)) > 1
+
+
+@pytest.mark.parametrize(("encoder", "llm"), TALKERS)
+def test_the_streamed_pieces_join_to_the_answer(parts, encoder, llm) -> None:
+    owl = Owl(*parts.owl(encoder, llm))
+    assert "".join(owl.stream([ask("What is it?", RED)], 12)) == owl.chat([ask("What is it?", RED)], 12)
+
+
+@pytest.mark.parametrize("llm", ["mistral", "qwen3", "gemma", "llama"])
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_the_prompt_is_what_training_shows_before_the_answer(parts, llm, system) -> None:
+    owl = Owl(*parts.owl("clip", llm))
+    turns = [
+        Turn("user", (Picture(RED), Text("Is </s> or <image> a word?"))),
+        Turn("assistant", (Text("Yes"),)),
+    ]
+    row = encode(conversation_of(system, turns, "row"), owl.processor, 10_000)
+    said = [{"role": "system", "content": system}] if system else []
+    inputs = owl._inputs([[*said, ask(" Is </s> or <image> a word? ", RED)]])
+    first_label = int((row.labels != -100).nonzero()[0])
+    assert inputs["input_ids"][0].tolist() == row.input_ids[:first_label].tolist()
+    assert torch.equal(inputs["pixel_values"], row.pixel_values)
+
+
+def test_an_answer_stops_before_the_next_turn_that_the_model_makes_up(scripted) -> None:
+    owl = scripted("A bird.\nHuman: And what is that?")
+    assert owl.chat([ask("What is it?")]) == "A bird."
+    assert owl.model.lm_head.steps == len("A bird.\nHuman:")
+
+
+def test_an_answer_stops_at_the_end_of_sequence(scripted) -> None:
+    owl = scripted("A bird.</s>more")
+    assert owl.chat([ask("What is it?")]) == "A bird."
+
+
+def test_no_piece_holds_half_a_character(scripted) -> None:
+    owl = scripted("a ü and an 🦉</s>")
+    pieces = list(owl.stream([ask("Write")]))
+    assert "".join(pieces) == "a ü and an 🦉"
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_closing_a_stream_stops_the_model(scripted) -> None:
+    owl = scripted("on and on " * 1000)
+    pieces = owl.stream([ask("Go")], max_new_tokens=200)
+    next(pieces)
+    pieces.close()
+    assert owl.model.lm_head.steps < 200
+
+
+def test_a_failure_while_streaming_is_raised_where_the_pieces_are_read(scripted) -> None:
+    owl = scripted("a")
+
+    def fail(hidden):
+        raise RuntimeError("no memory")
+
+    owl.model.lm_head.forward = fail
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(owl.stream([ask("Go")]))
+
+
+def test_an_answer_ends_where_the_positions_of_the_llm_do(scripted) -> None:
+    owl = scripted("on and on " * 1000)
+    prompt = owl._inputs([[ask("Go")]])["input_ids"].shape[1]
+    assert len(owl.chat([ask("Go")], max_new_tokens=10_000)) == 256 - prompt
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"temperature": -1}, "temperature -1"),
+        ({"top_p": 0}, "top_p 0"),
+    ],
+)
+def test_impossible_options_are_refused(parts, options, complaint) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"))
+    with pytest.raises(ValueError, match=complaint):
+        owl.chat([ask("Go")], **options)
+
+
+def test_a_conversation_longer_than_the_positions_is_refused_before_the_first_piece(parts) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"))
+    with pytest.raises(ValueError, match=r"has \d+ tokens and the LLM 256 positions"):
+        owl.stream([ask("word " * 100)])
+
+
+def test_drawn_answers_differ_and_the_likeliest_do_not(parts) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"))
+    torch.manual_seed(0)
+    drawn = {owl.chat([ask("Go")], max_new_tokens=8, temperature=5.0) for _ in range(3)}
+    likeliest = {owl.chat([ask("Go")], max_new_tokens=8) for _ in range(3)}
+    assert (len(drawn), len(likeliest)) == (3, 1)
+
+
+def test_a_saved_checkpoint_is_loaded_to_talk(parts, tmp_path) -> None:
+    model, processor = parts.owl("clip", "mistral")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    wanted = Owl(model, processor).chat([ask("What is it?", RED)], max_new_tokens=6)
+    assert open_owl.load(tmp_path).chat([ask("What is it?", RED)], max_new_tokens=6) == wanted
+
+
+def test_no_conversations_have_no_answers(parts) -> None:
+    assert Owl(*parts.owl("clip", "mistral")).chat_many([]) == []
