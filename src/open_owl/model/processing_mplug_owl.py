@@ -2,24 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
 
 from .configuration_mplug_owl import AUTO_MAP, MplugOwlConfig
-from .images_mplug_owl import open_image
+from .media_mplug_owl import open_pictures, open_videos
 from .saving_mplug_owl import copy_model_code
-from .video_mplug_owl import open_video
 
-# Put inside a special token that a user typed, so that it is neither a slot nor a control token; it never reaches
-# the tokenizer. A private-use character, so no text of a user's is likely to hold it.
+# Put inside a special token that a user typed, so that it is neither a slot nor a control token; it never
+# reaches the tokenizer. A private-use character, so no text of a user's is likely to hold it.
 LITERAL_MARK = "\ue000"
 
 
@@ -31,8 +28,8 @@ class MplugOwlProcessor(ProcessorMixin):
         tokenizer: holds `<image>` and `<|video|>` as single special tokens.
         num_image_tokens: slots of one image or video, `config.num_image_tokens`.
         num_frames: frames picked from a video file.
-        squash_frames: resize video frames to the square without cropping, as the released video code does, even
-            where pictures are cropped.
+        squash_frames: resize video frames to the square without cropping, as the released video code does,
+            even where pictures are cropped.
     """
 
     def __init__(
@@ -46,14 +43,18 @@ class MplugOwlProcessor(ProcessorMixin):
         **kwargs,
     ):
         self.image_token, self.video_token = "<image>", "<|video|>"
-        self.num_image_tokens, self.num_frames, self.squash_frames = num_image_tokens, num_frames, squash_frames
+        self.num_image_tokens, self.num_frames, self.squash_frames = (
+            num_image_tokens,
+            num_frames,
+            squash_frames,
+        )
         self.image_token_id = _single_token(tokenizer, self.image_token)
         self.video_token_id = _single_token(tokenizer, self.video_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"], "AutoConfig": AUTO_MAP["AutoConfig"]}
 
     def __call__(self, images=None, text=None, videos=None, **kwargs) -> BatchFeature:
-        """ids, attention mask, `pixel_values` [images, 3, H, W], `pixel_values_videos` [videos, frames, 3, H, W].
+        """ids and mask, `pixel_values` [images, 3, H, W], `pixel_values_videos` [videos, frames, 3, H, W].
 
         Args:
             images: one picture or (nested) lists of them: paths, bytes, URLs, PIL images or arrays.
@@ -64,14 +65,38 @@ class MplugOwlProcessor(ProcessorMixin):
             ValueError: placeholders and media differ in number; a picture cannot be read (`ImageError`).
         """
         texts = [text] if isinstance(text, str) else text
-        if texts is None or not any(LITERAL_MARK in one for one in texts):
-            return super().__call__(images=images, text=text, videos=videos, **kwargs)
-        return self._call_with_literals(texts, images, videos, **kwargs)
+        if isinstance(texts, (list, tuple)):
+            self._refuse_other_rows(texts, images)
+            if any(isinstance(one, str) and LITERAL_MARK in one for one in texts):
+                return self._call_with_literals(texts, images, videos, **kwargs)
+        return super().__call__(images=images, text=text, videos=videos, **kwargs)
+
+    def _refuse_other_rows(self, texts: Sequence[str], images) -> None:
+        """Pictures given row by row must belong to their rows: equal sums would hide that two rows differ."""
+        is_by_row = isinstance(images, (list, tuple)) and all(
+            isinstance(one, (list, tuple)) for one in images
+        )
+        if not is_by_row or len(images) != len(texts):
+            return
+        for row, (text, given) in enumerate(zip(texts, images, strict=True)):
+            wanted = text.count(self.image_token) if isinstance(text, str) else len(given)
+            if wanted != len(given):
+                raise ValueError(
+                    f"row {row} has {len(given)} images but {wanted} {self.image_token} placeholders"
+                )
 
     def _call_with_literals(self, texts: Sequence[str], images, videos, **kwargs) -> BatchFeature:
         """As `__call__`, for text that holds special tokens which stand for themselves (see `protect`)."""
-        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        merged = self._merge_kwargs(
+            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
         text_kwargs = merged["text_kwargs"]
+        for name in ("return_offsets_mapping", "truncation"):
+            if text_kwargs.get(name):
+                raise ValueError(
+                    f"{name} cannot be had for a text that quotes special tokens such as {self.image_token}; "
+                    "leave it out (return_assistant_tokens_mask needs return_offsets_mapping)"
+                )
         images, texts, videos, _ = self.prepare_inputs_layout(images=images, text=list(texts), videos=videos)
         self.validate_inputs(images=images, text=texts, videos=videos)
         media = BatchFeature({})
@@ -81,11 +106,9 @@ class MplugOwlProcessor(ProcessorMixin):
             media.update(self._process_videos(videos)[0])
         add_special = text_kwargs.get("add_special_tokens", True)
         rows = [self.tokenize_literally(self.expand_media(one), add_special) for one in texts]
-        padded = self.tokenizer.pad(
-            {"input_ids": rows},
-            padding=text_kwargs.get("padding", False),
-            padding_side=text_kwargs.get("padding_side"),
-        )
+        names = ("padding", "padding_side", "max_length", "pad_to_multiple_of")
+        how = {name: text_kwargs[name] for name in names if name in text_kwargs}
+        padded = self.tokenizer.pad({"input_ids": rows}, **({"padding": False} | how))
         return BatchFeature({**padded, **media}, tensor_type=text_kwargs.get("return_tensors"))
 
     def expand_media(self, text: str) -> str:
@@ -95,40 +118,82 @@ class MplugOwlProcessor(ProcessorMixin):
         return text
 
     def protect(self, text: str) -> str:
-        """A user's own words: special tokens in them (`<image>`, an end-of-turn) are marked to be read as text."""
-        pattern = "|".join(re.escape(token) for token in sorted(self._control_tokens(), key=len, reverse=True))
-        return re.sub(pattern, lambda match: match[0][0] + LITERAL_MARK + match[0][1:], text)
+        """A user's own words: special tokens in them (`<image>`, an end-of-turn) are marked as being text."""
+        return re.sub(self._control_pattern(), lambda match: match[0][0] + LITERAL_MARK + match[0][1:], text)
 
     def tokenize_literally(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """ids of a text in which `protect` has marked special tokens that are only text."""
+        """ids of a text in which `protect` has marked special tokens that are only text.
+
+        What lies between two special tokens is tokenised as one text with its marked words, as if the
+        tokenizer did not know them.
+        """
+        if LITERAL_MARK not in text:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         ids: list[int] = []
-        pattern = "|".join(re.escape(t[0] + LITERAL_MARK + t[1:]) for t in self._control_tokens())
-        for piece in re.split(f"({pattern})", text):
-            literal = LITERAL_MARK in piece
-            if piece:
-                ids += self.tokenizer.encode(
-                    piece.replace(LITERAL_MARK, ""), add_special_tokens=False, split_special_tokens=literal
-                )
-        return self.tokenizer.build_inputs_with_special_tokens(ids) if add_special_tokens else ids
+        for run, is_marked in self._runs(text):
+            run = run.replace(LITERAL_MARK, "")
+            ids += self.tokenizer.encode(run, add_special_tokens=False, split_special_tokens=is_marked)
+        return self._with_ends(ids) if add_special_tokens else ids
 
-    def _control_tokens(self) -> set[str]:
-        special = {str(token) for token in self.tokenizer.all_special_tokens}
-        added = {str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special}
-        return {token for token in special | added | {self.image_token, self.video_token} if len(token) > 1}
+    def _runs(self, text: str) -> Iterator[tuple[str, bool]]:
+        """The text cut at the special tokens around marked words; whether a run has such words."""
+        unmarked = ""
+        for piece in re.split(f"({self._control_pattern()})", text):
+            if LITERAL_MARK not in piece:
+                unmarked += piece
+                continue
+            if unmarked:
+                yield unmarked, False
+            yield piece, True
+            unmarked = ""
+        if unmarked:
+            yield unmarked, False
 
-    def apply_chat_template(self, conversation, chat_template: str | None = None, tokenize: bool = False, **kwargs):
-        """As in transformers. With `tokenize=True`, special tokens inside a text *part* are only text.
+    def _with_ends(self, ids: list[int]) -> list[int]:
+        """With the special tokens that the tokenizer puts before and after every text."""
+        middle, whole = self.tokenizer.encode("a", add_special_tokens=False), self.tokenizer.encode("a")
+        start = next(i for i in range(len(whole)) if whole[i : i + len(middle)] == middle)
+        return [*whole[:start], *ids, *whole[start + len(middle) :]]
 
-        A message whose content is a plain string is taken as already flattened: `<image>` in it is a placeholder.
+    def _control_pattern(self) -> str:
+        """A regular expression of every special token, the longest first."""
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        tokens = added | {str(token) for token in self.tokenizer.all_special_tokens}
+        tokens = {token for token in tokens | {self.image_token, self.video_token} if len(token) > 1}
+        return "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
+
+    def apply_chat_template(
+        self, conversation, chat_template: str | None = None, tokenize: bool = False, **kwargs
+    ):
+        """As in transformers. With `tokenize=True`, special tokens in what anybody said are only text.
+
+        Only where `processor_kwargs` brings pictures are those in a message's plain string placeholders.
         """
         if tokenize:
-            conversation = self._protect_parts(conversation)
-        return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=tokenize, **kwargs)
+            brought = {**kwargs, **(kwargs.get("processor_kwargs") or {})}
+            strings_too = brought.get("images") is None and brought.get("videos") is None
+            conversation = self._protect_words(conversation, strings_too)
+        return super().apply_chat_template(
+            conversation, chat_template=chat_template, tokenize=tokenize, **kwargs
+        )
 
-    def _protect_parts(self, conversation):
+    def _protect_words(self, conversation, strings_too: bool):
+        conversation = getattr(conversation, "messages", conversation)  # transformers' own Chat
         if conversation and not isinstance(conversation[0], dict):
-            return [self._protect_parts(one) for one in conversation]
-        return [_map_text_parts(message, self.protect) for message in conversation]
+            return [self._protect_words(one, strings_too) for one in conversation]
+        return [self._protect_message(message, strings_too) for message in conversation]
+
+    def _protect_message(self, message: dict, strings_too: bool) -> dict:
+        content = message.get("content")
+        if isinstance(content, str) and strings_too:
+            return {**message, "content": self.protect(content)}
+        if content is None or isinstance(content, str):
+            return message
+        parts = [
+            {**part, "text": self.protect(part["text"])} if part.get("type") == "text" else part
+            for part in content
+        ]
+        return {**message, "content": parts}
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Flat lists: texts, upright RGB pictures, and videos as lists of frames."""
@@ -136,9 +201,12 @@ class MplugOwlProcessor(ProcessorMixin):
             raise ValueError("mPLUG-Owl hears nothing; remove the audio input")
         if isinstance(text, str):
             text = [text]
-        images = None if images is None else [_open(image) for image in _flatten(images)]
-        videos = None if videos is None else [open_video(v, self.num_frames) for v in _flatten_videos(videos)]
-        return images or None, None if text is None else list(text), videos or None, None
+        return (
+            (open_pictures(images) if images is not None else None) or None,
+            None if text is None else list(text),
+            (open_videos(videos, self.num_frames) if videos is not None else None) or None,
+            None,
+        )
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
         """One placeholder for every picture and video, and not one more."""
@@ -149,18 +217,27 @@ class MplugOwlProcessor(ProcessorMixin):
         for index, one in enumerate(text):
             if not isinstance(one, str):
                 raise ValueError(f"text {index} is a {type(one).__name__}, not a string")
-        for token, media, noun in ((self.image_token, images, "images"), (self.video_token, videos, "videos")):
+        for token, media, noun in (
+            (self.image_token, images, "images"),
+            (self.video_token, videos, "videos"),
+        ):
             wanted, given = sum(one.count(token) for one in text), len(media or [])
             if wanted != given:
-                raise ValueError(f"{given} {noun} but {wanted} {token} placeholders in the text; add or drop one")
+                raise ValueError(
+                    f"{given} {noun} but {wanted} {token} placeholders in the text; add or drop one"
+                )
 
     def _process_videos(self, videos: list[list[Image.Image]], **kwargs):
         size: dict[str, Any] = {}
         if self.squash_frames:
             height, width = self._frame_size()
             size = {"size": {"height": height, "width": width}, "do_center_crop": False}
-        frames = [torch.as_tensor(np.asarray(self.image_processor(v, **size)["pixel_values"])) for v in videos]
-        return {"pixel_values_videos": torch.stack(frames)}, [self.replace_video_token({}, i) for i in range(len(videos))]
+        frames = [
+            torch.as_tensor(np.asarray(self.image_processor(v, **size)["pixel_values"])) for v in videos
+        ]
+        return {"pixel_values_videos": torch.stack(frames)}, [
+            self.replace_video_token({}, i) for i in range(len(videos))
+        ]
 
     def _frame_size(self) -> tuple[int, int]:
         crop = getattr(self.image_processor, "crop_size", None)
@@ -197,7 +274,8 @@ class MplugOwlProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         """The parts of a saved processor; pixels must not depend on whether torchvision is installed."""
-        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, backend="pil", **kwargs)
+        pinned = {**kwargs, "backend": "pil"}
+        image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **pinned)
         tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
         return [image_processor, tokenizer]
 
@@ -213,48 +291,9 @@ def _single_token(tokenizer, token: str) -> int:
     if token_id is None or token_id == tokenizer.unk_token_id:
         raise ValueError(
             f"the tokenizer has no token {token!r}; add it with "
-            f'tokenizer.add_special_tokens({{"additional_special_tokens": [...]}}) or use `owl compose` / `owl convert`'
+            "tokenizer.add_tokens([...], special_tokens=True), or use `owl compose` or `owl convert`"
         )
     return token_id
-
-
-def _map_text_parts(message: dict, change) -> dict:
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return message
-    parts = [{**part, "text": change(part["text"])} if part.get("type") == "text" else part for part in content]
-    return {**message, "content": parts}
-
-
-def _open(image) -> Any:
-    """A picture as upright RGB; arrays and tensors are left to the image processor."""
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        return image
-    if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
-        image = load_image(image)
-    return open_image(image)
-
-
-def _flatten(images) -> Iterable:
-    if isinstance(images, (list, tuple)):
-        for one in images:
-            yield from _flatten(one)
-    elif images is not None:
-        yield images
-
-
-def _flatten_videos(videos) -> Iterable:
-    """Videos out of (nested) lists; a list of pictures is one video of these frames."""
-    if isinstance(videos, (list, tuple)):
-        if videos and isinstance(videos[0], (Image.Image, np.ndarray)):
-            yield [Image.fromarray(f) if isinstance(f, np.ndarray) else f for f in videos]
-        else:
-            for one in videos:
-                yield from _flatten_videos(one)
-    elif isinstance(videos, np.ndarray):
-        yield [Image.fromarray(frame) for frame in videos]
-    elif videos is not None:
-        yield Path(videos) if isinstance(videos, str) else videos
 
 
 AutoProcessor.register(MplugOwlConfig, MplugOwlProcessor, exist_ok=True)
