@@ -34,7 +34,7 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     Args:
         encoder_hidden_size: width of the vision encoder's patches.
         position_grid: [rows, columns] of the encoder's map, for an encoder that gives no sense of place (a
-            convolutional one): a learned 2-D position embedding is then added to the patches. None: no embedding.
+            convolutional one): a learned 2-D position embedding is then added to the patches. None: none is.
         temporal_queries: a second set of queries for videos, as the released video checkpoint has.
     """
 
@@ -53,7 +53,7 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     temporal_queries: bool = False
 
 
-# A folder saved by one of our classes loads where open_owl is not installed, and vLLM and SGLang take the first
+# A folder saved by one of our classes loads where open_owl is not installed. vLLM and SGLang take the first
 # `AutoModel...` entry as the headless base, so that one comes first.
 AUTO_MAP = {
     "AutoConfig": "configuration_mplug_owl.MplugOwlConfig",
@@ -121,7 +121,9 @@ def _build(config: dict[str, Any] | PreTrainedConfig | None, default_type: str) 
     values = dict(config or {})
     model_type = values.pop("model_type", default_type)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"unknown model_type {model_type!r} in a part of an mplug-owl config; upgrade transformers?")
+        raise ValueError(
+            f"this transformers knows no model_type {model_type!r}, a part of the model; upgrade it"
+        )
     return CONFIG_MAPPING[model_type](**values)
 
 

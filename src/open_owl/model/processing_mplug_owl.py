@@ -281,6 +281,12 @@ class MplugOwlProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> list[str]:
         """As in transformers; the processor's code goes along, so that the folder loads without open_owl."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if (
+            backend is not None
+        ):  # it remembers how the last call cut and padded, and would write that as a default
+            backend.no_truncation()
+            backend.no_padding()
         saved = super().save_pretrained(save_directory, *args, **kwargs)
         copy_model_code(save_directory)
         return saved
