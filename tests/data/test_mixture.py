@@ -18,13 +18,9 @@ def test_a_bare_path_is_a_source(rows):
 
 
 def test_missing_files_and_unknown_keys_are_told_together(tmp_path):
+    sources = [{"path": str(tmp_path / "absent.jsonl")}, {"path": str(tmp_path), "wieght": 2}]
     with pytest.raises(ValidationError) as info:
-        MixtureSettings.model_validate(
-            {
-                "sources": [{"path": str(tmp_path / "absent.jsonl")}, {"path": str(tmp_path), "wieght": 2}],
-                "x": 1,
-            }
-        )
+        MixtureSettings.model_validate({"sources": sources, "x": 1})
     told = str(info.value)
     assert "absent.jsonl does not exist" in told
     assert "wieght" in told

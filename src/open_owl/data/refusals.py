@@ -33,8 +33,9 @@ class Refusals:
             kept.append(message)
 
     def judge(self, max_share: float) -> None:
-        """TooManyRefusedError when more than `max_share` of the rows was refused."""
-        if self.rows >= ROWS_BEFORE_JUDGING and self.total > max_share * self.rows:
+        """TooManyRefusedError when more than `max_share` of the rows was refused, or every row."""
+        too_many = self.total > max_share * self.rows or self.total >= self.rows
+        if self.rows >= ROWS_BEFORE_JUDGING and too_many:
             raise TooManyRefusedError(
                 f"{self.total} of {self.rows} rows were refused; max_refused_share is {max_share:g}.\n"
                 f"{self.report()}\nMend or drop these rows (`owl data check FILE` lists them), "

@@ -53,10 +53,11 @@ class _Refusal:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A source's dataset: a JSON file, or all its tars."""
+    """A source's dataset: a JSON file, or all its tars; of the source's weight it has its share of rows."""
 
     source: SourceSettings
     index: Index
+    weight: float
     needs_media: bool
 
 
@@ -255,27 +256,27 @@ def _open_source(source: SourceSettings, settings: MixtureSettings) -> list[_Ope
     tars = [file for file in files if file.suffix == TAR]
     indexes = [index_tars(tars)] if tars else []
     indexes += [index_json(file) for file in files if file.suffix != TAR]
-    if not any(index.rows for index in indexes):
+    rows = sum(index.rows for index in indexes)
+    if rows == 0:
         broken = "; ".join(message for index in indexes for _, message in index.broken)
         raise ValueError(f"{source.path} holds no row" + (f": {broken}" if broken else ""))
     needs_media = settings.half_text_half_multimodal and not source.text_only
-    return [_Opened(source, index, needs_media) for index in indexes if index.rows]
+    return [
+        _Opened(source, index, source.weight * index.rows / rows, needs_media)
+        for index in indexes
+        if index.rows
+    ]
 
 
 def _loader(
     opened: list[_Opened], text_only: bool | None, reader: _RowReader, worker: WorkerConfig, shuffle_rows: int
 ) -> Any:
     """energon's loader over one half of the sources, or over all of them."""
-    rows_of = Counter[SourceSettings]()
-    chosen = [n for n, one in enumerate(opened) if text_only is None or one.source.text_only == text_only]
-    for number in chosen:
-        rows_of[opened[number].source] += opened[number].index.rows
-    datasets = []
-    for number in chosen:
-        one = opened[number]
-        # A source's weight is spread over its files by their rows.
-        weight = one.source.weight * one.index.rows / rows_of[one.source]
-        datasets.append(LoadedDataset(dataset=_dataset(one.index, number, worker), weight=weight))
+    datasets = [
+        LoadedDataset(dataset=_dataset(one.index, number, worker), weight=one.weight)
+        for number, one in enumerate(opened)
+        if text_only is None or one.source.text_only == text_only
+    ]
     with redirect_stdout(io.StringIO()):  # energon prints how it cuts files into slices
         dataset = reader.build_train_datasets(
             datasets=datasets,

@@ -1,0 +1,242 @@
+import itertools
+import os
+import pickle
+import threading
+from collections import Counter
+
+import pytest
+import torch
+from tests.data.tiny import byte_processor, caption_tar, encoded, picture, qa_row, write_lines, write_tar
+
+from open_owl.data.encode import IGNORED
+from open_owl.data.mixture import MixtureSettings
+from open_owl.data.refusals import TooManyRefusedError
+from open_owl.data.stream import Stream, open_mixture
+
+PROCESSOR = byte_processor()
+
+
+def stream(*sources, rows_per_batch: int = 4, max_tokens: int = 400, seed: int = 0, **settings) -> Stream:
+    settings.setdefault("shuffle_rows", 5)
+    mixture = MixtureSettings.model_validate(
+        {"sources": [s if isinstance(s, dict) else str(s) for s in sources], **settings}
+    )
+    return open_mixture(mixture, PROCESSOR, max_tokens, rows_per_batch, seed)
+
+
+def places(stream: Stream, batches: int) -> list[str]:
+    return [place for batch in itertools.islice(stream, batches) for place in batch["places"]]
+
+
+@pytest.fixture
+def lines(tmp_path):
+    return write_lines(tmp_path / "rows.jsonl", [qa_row(number) for number in range(40)])
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Two tars with the same keys."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    caption_tar(folder / "a.tar", 20, "red")
+    caption_tar(folder / "b.tar", 20, "blue")
+    return folder
+
+
+def test_every_row_comes_once_before_any_comes_again(lines):
+    seen = places(stream(lines, shuffle_rows=1), 10)
+    assert sorted(seen) == sorted(f"rows.jsonl:{number}" for number in range(1, 41))
+
+
+def test_tars_with_the_same_keys_are_one_source(shards):
+    seen = places(stream(shards, shuffle_rows=1), 10)
+    assert len(set(seen)) == 40
+    assert {place.split(":")[0] for place in seen} == {"a.tar", "b.tar"}
+
+
+def test_the_bytes_of_a_sample_are_those_of_its_tar(shards):
+    for batch in itertools.islice(stream(shards), 5):
+        for place, pixels in zip(batch["places"], batch["pixel_values"], strict=True):
+            red, blue = pixels[0].mean(), pixels[2].mean()
+            assert (red > blue) == place.startswith("a.tar")
+
+
+def test_a_json_array_gives_what_the_same_rows_as_lines_give(tmp_path, lines):
+    array = tmp_path / "rows.json"
+    array.write_text("[" + ",".join(lines.read_text().split("\n")[:-1]) + "]")
+    from_array = itertools.islice(stream(array), 5)
+    for one, other in zip(from_array, itertools.islice(stream(lines), 5), strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+
+
+def test_the_same_seed_gives_the_same_order_and_another_seed_another(lines, shards):
+    order = places(stream(lines, shards), 10)
+    assert places(stream(lines, shards), 10) == order
+    assert places(stream(lines, shards, seed=1), 10) != order
+    assert order != sorted(order)
+
+
+def test_rows_are_shuffled_anew_in_every_epoch(lines):
+    seen = places(stream(lines, shuffle_rows=40), 20)
+    assert len(set(seen[:40])) > 20
+    assert seen[:40] != seen[40:]
+
+
+def test_weights_say_how_often_a_source_is_drawn_from_whatever_its_size(lines, tmp_path):
+    few = write_lines(tmp_path / "few.jsonl", [qa_row(number) for number in range(4)])
+    drawn = Counter(
+        place.split(":")[0] for place in places(stream({"path": str(few), "weight": 3}, lines), 100)
+    )
+    assert 0.68 < drawn["few.jsonl"] / 400 < 0.82
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("after", [0, 1, 7])
+def test_a_restored_stream_goes_on_as_if_it_had_never_stopped(lines, shards, half, after):
+    def opened() -> Stream:
+        text = {"path": str(lines), "text_only": True}
+        captions = {"path": str(shards), "captions": {"prompts": ["a", "b", "c"]}}
+        # Rows of two digits are a token or two too long: refusals are part of the place.
+        settings = {"half_text_half_multimodal": half, "max_refused_share": 1}
+        return stream(text, captions, rows_per_batch=3, max_tokens=190, **settings)
+
+    unbroken = opened()
+    batches = iter(unbroken)
+    for _ in range(after):
+        next(batches)
+    state = pickle.loads(pickle.dumps(unbroken.state()))
+    resumed = opened()
+    resumed.restore(state)
+    for expected, batch in zip(itertools.islice(batches, 20), resumed, strict=False):
+        assert batch["places"] == expected["places"]
+        assert all(torch.equal(batch[key], expected[key]) for key in expected if key != "places")
+    assert resumed.ledger == unbroken.ledger
+    assert resumed.refusals["too_long"] > 0
+
+
+def test_a_state_does_not_change_when_its_stream_goes_on(lines):
+    running = stream(lines)
+    batches = iter(running)
+    next(batches)
+    state = running.state()
+    before = pickle.dumps(state)
+    next(batches)
+    assert pickle.dumps(state) == before
+
+
+def test_a_state_of_other_data_is_refused(lines, tmp_path):
+    state = stream(lines).state()
+    write_lines(lines, [qa_row(number) for number in range(41)])
+    with pytest.raises(ValueError, match="the data changed"):
+        stream(lines).restore(state)
+
+
+def test_half_of_every_batch_is_text_and_half_multimodal(lines, shards):
+    text = {"path": str(lines), "text_only": True}
+    halves = stream(text, shards, half_text_half_multimodal=True)
+    for batch in itertools.islice(halves, 15):
+        assert len(batch["pixel_values"]) == 2
+        assert sum(place.startswith("rows.jsonl") for place in batch["places"]) == 2
+    single = stream(text, shards, half_text_half_multimodal=True, rows_per_batch=1)
+    kinds = ["pixel_values" in batch for batch in itertools.islice(single, 6)]
+    assert kinds == [False, True] * 3
+
+
+def test_text_in_the_multimodal_half_is_refused_and_never_fills_it(lines, tmp_path):
+    text = {"path": str(lines), "text_only": True}
+    pictures = [{"image": f"{n}.png", "caption": "A cup."} for n in range(5)]
+    for number in range(5):
+        picture().save(tmp_path / f"{number}.png")
+    mixed = write_lines(tmp_path / "mixed.jsonl", [*pictures, qa_row(0)])
+    halves = stream(text, mixed, half_text_half_multimodal=True, max_refused_share=0.5)
+    assert all(len(batch["pixel_values"]) == 2 for batch in itertools.islice(halves, 10))
+    assert halves.refusals["no_media"] > 0
+
+
+def test_refused_rows_are_counted_and_nothing_takes_their_place_unseen(tmp_path):
+    rows: list[object] = [qa_row(number) for number in range(18)]
+    rows.insert(3, {"image": "absent.png", "caption": "A cup."})
+    rows.insert(9, {"prompt": "unknown"})
+    file = write_lines(tmp_path / "rows.jsonl", rows)
+    bad = stream(file, shuffle_rows=1, max_refused_share=0.2, rows_per_batch=18)
+    (batch,) = itertools.islice(bad, 1)
+    assert len(set(batch["places"])) == 18
+    assert bad.ledger.rows - bad.ledger.total == 18
+    assert set(bad.refusals) <= {"image_missing", "unknown_format"}
+
+
+def test_a_stream_of_bad_rows_stops_instead_of_spinning(tmp_path):
+    good_then_bad = [qa_row(0), *({"image": f"{n}.png", "caption": "A cup."} for n in range(9))]
+    bad = stream(write_lines(tmp_path / "rows.jsonl", good_then_bad))
+    with pytest.raises(TooManyRefusedError, match=r"image_missing") as info:
+        places(bad, 1000)
+    assert str(tmp_path / "rows.jsonl") in str(info.value)
+
+
+def test_a_broken_line_and_a_broken_tar_cost_only_what_is_broken(tmp_path, lines):
+    lines.write_text(lines.read_text() + '{"instruction": \n')
+    whole = caption_tar(tmp_path / "cut.tar", 5).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:-14_000])
+    mended = stream(lines, tmp_path / "cut.tar", max_refused_share=0.2)
+    seen = places(mended, 40)
+    assert mended.refusals["broken_tar"] == 1
+    assert mended.refusals["bad_json"] >= 1
+    assert len({place for place in seen if place.startswith("rows.jsonl")}) == 40
+    assert any(place.startswith("cut.tar") for place in seen)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]", "{"])
+def test_a_source_without_a_row_is_refused_at_once(tmp_path, content):
+    file = tmp_path / ("rows.json" if content in ("[]", "{") else "rows.jsonl")
+    file.write_text(content)
+    with pytest.raises(ValueError, match="holds no row"):
+        stream(file)
+
+
+def test_another_epoch_shows_other_captions(tmp_path):
+    row = b'{"captions": ["one", "two", "three", "four"]}'
+    file = write_tar(tmp_path / "a.tar", [("0.jpg", encoded(picture(), "JPEG")), ("0.json", row)])
+    captions = stream({"path": str(file), "captions": {"choose": "any"}}, rows_per_batch=1)
+    answers = set()
+    for batch in itertools.islice(captions, 30):
+        labels = batch["labels"][0]
+        answers.add(PROCESSOR.tokenizer.decode(labels[labels != IGNORED]))
+    assert answers == {"one</s>", "two</s>", "three</s>", "four</s>"}
+
+
+def test_the_plain_template_leaves_the_conversation_out(shards):
+    (batch,) = itertools.islice(stream(shards, chat_template="plain", rows_per_batch=1), 1)
+    assert PROCESSOR.tokenizer.decode(batch["input_ids"][0]).startswith("<s><image><image><image>\ncaption ")
+
+
+def test_without_workers_nothing_forks_and_nothing_is_printed(lines, shards, monkeypatch, capfd):
+    def fork():
+        raise AssertionError("forked")
+
+    monkeypatch.setattr(os, "fork", fork)
+    threads = threading.active_count()
+    places(stream(lines, shards), 3)
+    assert threading.active_count() == threads
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ranks_read_different_rows(lines):
+    mixture = MixtureSettings.model_validate({"sources": [str(lines)], "shuffle_rows": 1})
+    shares = [
+        set(places(open_mixture(mixture, PROCESSOR, 400, 4, rank=rank, world_size=2), 5)) for rank in (0, 1)
+    ]
+    assert len(shares[0]) == len(shares[1]) == 20
+    assert not shares[0] & shares[1]
+
+
+def test_real_files_blend_and_resume(shared):
+    data = shared / "data"
+    text = {"path": str(data / "instruct/alpaca.json"), "text_only": True}
+    sources = [text, data / "flickr8k/dev", data / "instruct/llava_format/mllm_demo_messages.json"]
+    running = stream(*sources, max_tokens=4000, half_text_half_multimodal=True)
+    batches = iter(running)
+    next(batches)
+    resumed = stream(*sources, max_tokens=4000, half_text_half_multimodal=True)
+    resumed.restore(running.state())
+    assert places(resumed, 3) == [place for _ in range(3) for place in next(batches)["places"]]
+    assert running.rows == 4776 + 1000 + 6
