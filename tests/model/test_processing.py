@@ -327,7 +327,7 @@ def test_quoted_tokens_in_several_turns_of_a_batch_leave_every_picture_its_place
 
 
 def test_words_around_a_quoted_token_are_split_as_if_it_were_not_known(processor):
-    """sentencepiece tokenizers put a space before every piece that they get, so pieces must not be made smaller."""
+    """Some tokenizers put a space before every piece that they get, so pieces must not become smaller."""
     marked = f"{processor.image_token}a {processor.protect('<image>')} b"
     ids = processor.tokenize_literally(marked, add_special_tokens=True)
     same = processor.tokenizer.encode("a <image> b", add_special_tokens=False, split_special_tokens=True)
