@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from owl_cli.chat import chat
 from owl_cli.compose import compose
 from owl_cli.convert import convert
 from owl_cli.data import data_app
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="OWL_TRACEBACK=1 owl ... shows where an error came from.",
 )
-for command in (compose, train, merge, convert):
+for command in (compose, train, chat, merge, convert):
     app.command()(command)
 app.add_typer(data_app, name="data")
 
