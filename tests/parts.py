@@ -129,7 +129,15 @@ def save_encoder(name: str, folder: Path, dtype: torch.dtype = torch.float32) ->
         "dinov2": lambda: hf.BitImageProcessorPil(**cropped),
         "mobilenet_v2": lambda: hf.MobileNetV2ImageProcessorPil(**cropped),
     }
-    shaken(made[name]()).to(dtype).save_pretrained(folder)
+    model = shaken(made[name]())
+    if name == "mobilenet_v2":
+        # Statistics of its own activations: with those of a fresh model the picture fades layer by layer.
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            model.train()(torch.randn(8, 3, EDGE, EDGE))
+    model.to(dtype).save_pretrained(folder)
     pixels[name]().save_pretrained(folder)
     return folder
 

@@ -3,12 +3,14 @@
 A template is Jinja, kept in the checkpoint, so that `pipeline`, vLLM and our own code render alike.
 """
 
-# Parts of a message become one string: a picture its token, parts joined by new lines, in their order. After it
-# the LLM's own template sees plain strings, as it was written for.
+# Parts of a message become one string: a picture its token, parts joined by new lines, in order. After it the
+# LLM's own template sees plain strings, as it was written for. The last tag does not trim: transformers drops the
+# end of its line, and what follows is the LLM's template as it stands.
 FLATTEN_PARTS = """\
 {%- set owl = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- if message['content'] is defined and message['content'] is not string and message['content'] is not none -%}
+{%- set content = message['content'] -%}
+{%- if content is defined and content is not string and content is not none -%}
 {%- set flat = namespace(parts=[]) -%}
 {%- for part in message['content'] -%}
 {%- if part['type'] == 'text' -%}{%- set flat.parts = flat.parts + [part['text']] -%}
@@ -22,7 +24,7 @@ FLATTEN_PARTS = """\
 {%- set owl.messages = owl.messages + [message] -%}
 {%- endif -%}
 {%- endfor -%}
-{%- set messages = owl.messages -%}
+{%- set messages = owl.messages %}
 """
 
 RELEASED_SYSTEM = (
@@ -44,13 +46,15 @@ HUMAN_AI = (
 {%- if message['role'] == 'user' -%}
 {%- set owl.text = message['content'] -%}
 {%- for token in ['<image>', '<|video|>'] -%}
-{%- set owl.text = owl.text.replace(token ~ '\\n', token ~ '\\nHuman: ').replace('\\n' ~ token, '\\nHuman: ' ~ token) -%}
+{%- set owl.text = owl.text.replace(token ~ '\\n', token ~ '\\nHuman: ') -%}
+{%- set owl.text = owl.text.replace('\\n' ~ token, '\\nHuman: ' ~ token) -%}
 {%- endfor -%}
 {{- '\\nHuman: ' ~ owl.text -}}
 {%- elif message['role'] == 'assistant' -%}
-{{- '\\nAI: ' -}}{%- generation -%}{{- message['content'] ~ (eos_token if eos_token is defined and eos_token else '') -}}{%- endgeneration -%}
+{%- set end = eos_token if eos_token is defined and eos_token else '' -%}
+{{- '\\nAI: ' -}}{%- generation -%}{{- message['content'] ~ end -}}{%- endgeneration -%}
 {%- else -%}
-{{- raise_exception('role ' ~ message['role'] ~ ' is not known to this template; use system, user or assistant') -}}
+{{- raise_exception('role ' ~ message['role'] ~ ' is unknown here; use system, user or assistant') -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '\\nAI: ' -}}{%- endif -%}

@@ -8,7 +8,6 @@ class WordsOnly(LogitsProcessorList):
     """Logits processors that see a prompt of words only.
 
     A slot's id may lie beyond the vocabulary, where a repetition penalty would look up a score that is not there.
-    Each slot becomes the first word of its row, which has been said once in any case.
     """
 
     def __init__(self, processors: LogitsProcessorList, slot_ids: tuple[int, ...]):
@@ -16,10 +15,15 @@ class WordsOnly(LogitsProcessorList):
         self.slot_ids = slot_ids
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
-        slots = torch.isin(input_ids, torch.tensor(self.slot_ids, device=input_ids.device))
-        first_word = slots.long().argmin(dim=1, keepdim=True)  # position of the first that is no slot
-        word = input_ids.gather(1, first_word).masked_fill(slots.all(dim=1, keepdim=True), 0)
-        return super().__call__(torch.where(slots, word, input_ids), scores, **kwargs)
+        return super().__call__(words_only(input_ids, self.slot_ids), scores, **kwargs)
+
+
+def words_only(input_ids: torch.LongTensor, slot_ids: tuple[int, ...]) -> torch.LongTensor:
+    """ids [rows, length] with each slot replaced by the first word of its row, which was said in any case."""
+    slots = torch.isin(input_ids, torch.tensor(slot_ids, device=input_ids.device))
+    first_word = slots.long().argmin(dim=1, keepdim=True)  # the first position that is no slot
+    word = input_ids.gather(1, first_word).masked_fill(slots.all(dim=1, keepdim=True), 0)
+    return torch.where(slots, word, input_ids)
 
 
 def repeat_media(
@@ -35,9 +39,10 @@ def repeat_media(
     per_row = (slots_per_row // slots_of_one).tolist()
     if sum(per_row) != pixels.shape[0] or (slots_per_row % slots_of_one).any():
         raise ValueError(
-            f"{int(slots_per_row.sum())} slots in input_ids but {pixels.shape[0]} pictures of {slots_of_one} visual tokens"
+            f"{int(slots_per_row.sum())} slots in input_ids but {pixels.shape[0]} pictures of {slots_of_one} "
+            "visual tokens"
         )
     return torch.cat([row for row in pixels.split(per_row) for _ in range(times)])
 
 
-__all__ = ["WordsOnly", "repeat_media"]
+__all__ = ["WordsOnly", "repeat_media", "words_only"]

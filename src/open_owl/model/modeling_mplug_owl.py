@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from .abstractor_mplug_owl import MplugOwlVisualAbstractor
 from .attention_mplug_owl import supported_attention
 from .configuration_mplug_owl import MplugOwlConfig
-from .generation_mplug_owl import WordsOnly, repeat_media
+from .generation_mplug_owl import WordsOnly, repeat_media, words_only
 from .language_mplug_owl import build_language_model, embedding_name, shape_logits
 from .saving_mplug_owl import copy_model_code
 from .vision_mplug_owl import build_vision_model, has_cls_token, read_patches
@@ -287,6 +287,9 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._head(hidden_states[:, kept])
         else:
+            # A slot is never an answer, and its id may lie beyond the vocabulary.
+            slots = (labels == self.config.image_token_id) | (labels == self.config.video_token_id)
+            labels = labels.masked_fill(slots, -100)
             supervised = labels[:, 1:] != -100
             if self.training:
                 logits = supervised_logits = self._head(hidden_states[:, :-1][supervised])
@@ -332,6 +335,9 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
 
     def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
         slot_ids = (self.config.image_token_id, self.config.video_token_id)
+        prompt = kwargs.get("encoder_input_ids")
+        if prompt is not None and not prompt.is_floating_point():
+            kwargs["encoder_input_ids"] = words_only(prompt, slot_ids)
         return WordsOnly(super()._get_logits_processor(*args, **kwargs), slot_ids)
 
 
