@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from tests.parts import Parts
+from tests.parts import Parts, picture
 from transformers import AutoTokenizer
 
 from open_owl.chat_templates import with_media_parts
@@ -36,7 +36,7 @@ def test_text_alone_renders_as_the_llm_renders_it(parts: Parts, llm: str, prompt
     tokenizer = AutoTokenizer.from_pretrained(parts.llm(llm))
     processor = parts.owl("siglip", llm)[1]
     system = [{"role": "system", "content": "Be brief."}]
-    for messages in ([USER], [USER, ASSISTANT, AGAIN], system + [USER] if llm != "gemma" else [USER]):
+    for messages in ([USER], [USER, ASSISTANT, AGAIN], [*system, USER] if llm != "gemma" else [USER]):
         wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
         assert processor.apply_chat_template(messages, add_generation_prompt=prompt) == wanted
         in_parts = [{**m, "content": [text(m["content"])]} for m in messages]
@@ -79,8 +79,6 @@ def test_string_and_part_form_give_the_same_text(parts: Parts, llm: str, string:
 
 @pytest.mark.parametrize("llm", [*OWN_TEMPLATE, "mistral"])
 def test_string_and_part_form_give_the_same_ids(parts: Parts, llm: str, tmp_path: Path) -> None:
-    from tests.parts import picture
-
     picture(1).save(tmp_path / "1.png")
     processor = parts.owl("siglip", llm)[1]
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
@@ -113,7 +111,7 @@ def released_messages() -> dict[str, list[dict]]:
 
 @pytest.mark.parametrize("name", list(released_messages()))
 def test_messages_become_the_released_prompts(parts: Parts, shared: Path, name: str) -> None:
-    """But for BOS, which the released tokenizer adds, and EOS after a past answer, as the released training has it."""
+    """But for BOS, which the released tokenizer adds, and EOS after a past answer, as in training rows."""
     cases = json.loads((shared / "released" / "llama-tiny" / "cases.json").read_text())
     wanted = next(case["prompt"] for case in cases if case["name"] == name)
     processor = parts.owl("siglip", "mistral")[1]

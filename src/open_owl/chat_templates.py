@@ -3,9 +3,9 @@
 A template is Jinja, kept in the checkpoint, so that `pipeline`, vLLM and our own code render alike.
 """
 
-# Parts of a message become one string: a picture its token, parts joined by new lines, in order. After it the
-# LLM's own template sees plain strings, as it was written for. The last tag does not trim: transformers drops the
-# end of its line, and what follows is the LLM's template as it stands.
+# Parts of a message become one string: a picture its token, parts joined by new lines, in order. Then the
+# LLM's own template sees plain strings, as it was written for. The last tag does not trim: transformers drops
+# the end of its line, and what follows is the LLM's template as it stands.
 FLATTEN_PARTS = """\
 {%- set owl = namespace(messages=[]) -%}
 {%- for message in messages -%}

@@ -18,6 +18,10 @@ def compose(
     layers: Annotated[int | None, typer.Option(min=1, help="Layers of the abstractor.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Width of the abstractor.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads; they divide the width.")] = None,
+    vision_layer: Annotated[
+        int, typer.Option(max=-1, help="Layer of the encoder to read: -1 the last, normed; -2 the one below.")
+    ] = -1,
+    cls: Annotated[bool, typer.Option(help="Let the abstractor read the encoder's CLS token too.")] = True,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="What the weights are stored in.")
     ] = "float32",
@@ -43,6 +47,8 @@ def compose(
         num_layers=layers,
         width=width,
         num_heads=heads,
+        vision_layer=vision_layer,
+        keep_cls=cls,
         dtype=getattr(torch, dtype),
     )
     parts = {

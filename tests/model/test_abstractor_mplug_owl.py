@@ -33,7 +33,7 @@ def normed(weights: dict[str, Tensor], name: str, x: Tensor, eps: float) -> Tens
 
 
 def abstractor_by_hand(weights: dict[str, Tensor], patches: Tensor, layers: int) -> Tensor:
-    """Patches of one image [patches, width] -> [queries + 1, output width], in float64 and without torch.nn."""
+    """Patches of one image [patches, width] -> [queries + 1, output width], without torch.nn."""
     queries = weights["query_tokens"][0]
     for n in range(layers):
         layer = {

@@ -19,7 +19,7 @@ from owl_cli.main import app
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
     config = Dinov2Config(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=28, patch_size=7
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=1, image_size=28, patch_size=7
     )
     Dinov2Model(config).save_pretrained(tmp_path / "encoder")
     CLIPImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path / "encoder")
@@ -62,6 +62,15 @@ def test_compose_writes_a_checkpoint_of_the_size_asked_for(encoder: Path, llm: P
     assert model.config.visual_abstractor_config.num_hidden_layers == 1
     assert model.config.visual_abstractor_config.num_attention_heads == 2
     assert {str(parameter.dtype) for parameter in model.parameters()} == {"torch.bfloat16"}
+
+
+def test_compose_reads_the_layer_and_the_patches_asked_for(encoder: Path, llm: Path, tmp_path: Path) -> None:
+    result = compose(encoder, llm, tmp_path / "owl", "--queries", "4", "--vision-layer", "-2", "--no-cls")
+    assert result.exit_code == 0, result.output
+    config = open_checkpoint(tmp_path / "owl")[0].config
+    assert config.vision_config.num_hidden_layers == 1
+    assert config.vision_feature_select_strategy == "default"
+    assert not config.vision_final_norm
 
 
 def test_heads_that_do_not_divide_the_width_are_refused_with_both_numbers(
