@@ -43,9 +43,9 @@ VISION, ABSTRACTOR, LANGUAGE = "model.vision_model.", "model.abstractor.", "mode
 class Eyes:
     """A vision encoder as the abstractor reads it.
 
-    `probe` [1, 3, height, width] is a made-up picture and `patches` [1, patches, width] what the encoder makes of it;
-    `grid` is [rows, columns] of its map if the encoder is convolutional and so tells no places; `unloaded` names the
-    weights that its folder lacks.
+    `probe` [1, 3, height, width] is a made-up picture and `patches` [1, patches, width] what the encoder
+    makes of it; `grid` is [rows, columns] of its map if the encoder is convolutional and so tells no places;
+    `unloaded` names the weights that its folder lacks.
     """
 
     tower: PreTrainedModel
@@ -79,9 +79,10 @@ def compose(
         out: folder to write the checkpoint to.
         num_query_tokens: visual tokens of an image, less the appended `vit_eos`; default 64, or fewer for an
             encoder of fewer patches.
-        num_layers, width, num_heads: the abstractor's size; the defaults are the released 6 layers, width 1024 and
-            heads of 64, scaled down with the encoder.
-        vision_layer: -1 reads the normed last layer; -2 the one below, as LLaVA does; layers above are dropped.
+        num_layers, width, num_heads: the abstractor's size; the defaults are the released 6 layers, width
+            1024 and heads of 64, scaled down with the encoder.
+        vision_layer: -1 reads the normed last layer; -2 the one below, as LLaVA does; layers above are
+            dropped.
         keep_cls: let the abstractor read the CLS token too, as the released model does.
         dtype: of the weights, whatever the parts are stored in.
 
@@ -143,7 +144,7 @@ def open_vision(directory: Path, layer: int = -1, dtype: torch.dtype = torch.flo
 
 
 def open_image_processor(directory: Path) -> CLIPImageProcessorPil:
-    """The encoder's own pixel statistics, with pictures squashed to its square so that nothing is cropped away.
+    """The encoder's own pixel statistics; pictures are squashed to its square, so nothing is cropped away.
 
     Raises:
         ValueError: the folder does not say how its encoder wants pixels.
@@ -233,15 +234,15 @@ def join(
     """The model with the weights of both parts in place and a fresh abstractor.
 
     Raises:
-        ValueError: AutoModel builds another class than the causal LM's body; a part lacks weights, or has weights
-            that find no place.
+        ValueError: AutoModel builds another class than the causal LM's body; a part lacks weights, or has
+            weights that find no place.
     """
     body, head = causal_lm.base_model, causal_lm.get_output_embeddings()
     built = MODEL_MAPPING[type(config.text_config)]
     if type(body) is not built:
         raise ValueError(
-            f"{type(causal_lm).__name__} is built on {type(body).__name__}, but AutoModel builds {built.__name__} from "
-            "its config; this LLM cannot be composed"
+            f"{type(causal_lm).__name__} is built on {type(body).__name__}, but AutoModel builds "
+            f"{built.__name__} from its config; this LLM cannot be composed"
         )
     seen = {name: tensor for name, tensor in eyes.tower.state_dict().items() if name not in eyes.unloaded}
     weights = {f"{VISION}{name}": tensor for name, tensor in seen.items()}

@@ -11,7 +11,7 @@ from transformers.utils import logging as hf_logging
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without transformers' load reports and progress bars, for callers that judge `output_loading_info` themselves."""
+    """Without transformers' reports and bars, for callers that judge `output_loading_info` themselves."""
 
     def is_no_report(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Everything a checkpoint needs to load itself: importing this registers the classes with transformers' Auto classes."""
+"""All that a checkpoint needs to load itself; importing this registers it with transformers' Auto classes."""
 
 from .abstractor_mplug_owl import MplugOwlVisualAbstractor
 from .configuration_mplug_owl import MplugOwlConfig, MplugOwlVisionConfig, MplugOwlVisualAbstractorConfig

@@ -1,4 +1,4 @@
-"""The visual abstractor: learned queries that turn the patches of an image into a few tokens (paper, section 3.1)."""
+"""The visual abstractor: learned queries turn the patches of an image into a few tokens (paper, 3.1)."""
 
 import torch
 from torch import nn
@@ -160,7 +160,8 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
 def sine_cosine_grid(rows: int, columns: int, width: int) -> torch.Tensor:
     """2-D sine-cosine embedding [1, rows * columns, width]: half of the width tells the row, half the column.
 
-    Where a learned embedding starts: neighbours are alike from the first step (Dosovitskiy et al. 2021, D.4 compare).
+    Where a learned embedding starts: neighbours are alike from the first step
+    (Dosovitskiy et al. 2021, D.4 compare).
     """
     frequencies = 1.0 / 10000 ** (torch.arange((width + 3) // 4, dtype=torch.float64) / ((width + 3) // 4))
 

@@ -18,7 +18,7 @@ def build_part(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def supported_attention(config: PreTrainedConfig, implementation: str | None) -> str | None:
-    """`implementation`; or "eager", said in one line, for a part whose class knows no other (Bloom, convolutions).
+    """`implementation`; or "eager", said in one line, for a class that knows no other (Bloom, convolutions).
 
     transformers would refuse the whole model. None lets transformers choose for the part.
     """
@@ -31,9 +31,7 @@ def supported_attention(config: PreTrainedConfig, implementation: str | None) ->
     )
     if getattr(part, flag, False):
         return implementation
-    logger.warning_once(
-        f"{part.__name__} has no {implementation} attention and runs eager"
-    )
+    logger.warning_once(f"{part.__name__} has no {implementation} attention and runs eager")
     return "eager"
 
 
@@ -42,7 +40,8 @@ def attend(
 ) -> torch.Tensor:
     """Full (unmasked) attention by the implementation that `module.config` names.
 
-    query [batch, heads, queries, dim]; key, value [batch, heads, patches, dim] -> [batch, queries, heads, dim]
+    query [batch, heads, queries, dim]; key, value [batch, heads, patches, dim] ->
+    [batch, queries, heads, dim]
     """
     implementation = module.config._attn_implementation or "sdpa"
     function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)

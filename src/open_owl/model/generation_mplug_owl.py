@@ -7,7 +7,8 @@ from transformers import LogitsProcessorList
 class WordsOnly(LogitsProcessorList):
     """Logits processors that see a prompt of words only.
 
-    A slot's id may lie beyond the vocabulary, where a repetition penalty would look up a score that is not there.
+    A slot's id may lie beyond the vocabulary, where a repetition penalty would look up a score that is not
+    there.
     """
 
     def __init__(self, processors: LogitsProcessorList, slot_ids: tuple[int, ...]):

@@ -10,8 +10,8 @@ from .attention_mplug_owl import build_part
 class NormedEmbedding(nn.Embedding):
     """A word embedding followed by its LayerNorm.
 
-    Bloom norms its word embeddings inside the model, whatever they are. Visual tokens must not pass that norm (the
-    released model puts them in after it), so the norm moves to where words alone go through.
+    Bloom norms its word embeddings inside the model, whatever they are. Visual tokens must not pass that norm
+    (the released model puts them in after it), so the norm moves to where words alone go through.
     """
 
     def __init__(self, embedding: nn.Embedding, norm: nn.LayerNorm):

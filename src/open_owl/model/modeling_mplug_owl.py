@@ -119,7 +119,8 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Visual tokens of videos; the abstractor reads the patches of all frames at once.
 
-        pixel_values_videos [videos, frames, channels, height, width] -> `pooler_output` [videos, queries + 1, hidden]
+        pixel_values_videos [videos, frames, channels, height, width] ->
+        `pooler_output` [videos, queries + 1, hidden]
         """
         videos, frames = pixel_values_videos.shape[:2]
         patches = self._patches(pixel_values_videos.flatten(0, 1), num_frames=frames)
@@ -147,7 +148,8 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         """input_ids [batch, length], its slots filled in order by the images and videos of the whole batch.
 
         Raises:
-            ValueError: slots and visual tokens differ in number, or neither / both of ids and embeddings are given.
+            ValueError: slots and visual tokens differ in number, or neither / both of ids and embeddings are
+                given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -211,8 +213,9 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         if wanted != given:
             count = 0 if features is None else features.shape[0]
             raise ValueError(
-                f"{wanted} {kind} slots in input_ids but {count} {kind}s of {self.config.num_image_tokens} visual tokens "
-                f"({given} in all); each <{kind}> placeholder stands for one {kind}"
+                f"{wanted} {kind} slots in input_ids but {count} {kind}s of "
+                f"{self.config.num_image_tokens} visual tokens ({given} in all); "
+                f"each <{kind}> placeholder stands for one {kind}"
             )
         if features is None:
             return words
@@ -265,12 +268,13 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         """Logits, and the loss where `labels` are given.
 
         Args:
-            labels: [batch, length], -100 where unsupervised; shifted here. Loss is the summed cross entropy of the
-                supervised tokens over `num_items_in_batch`, or over their own number.
-            logits_to_keep: the head runs on the last so many positions only (0: on all), or on these positions.
+            labels: [batch, length], -100 where unsupervised; shifted here. Loss is the summed cross entropy
+                of the supervised tokens over `num_items_in_batch`, or over their own number.
+            logits_to_keep: the head runs on the last so many positions only (0: on all), or on these
+                positions.
 
-        In training with labels the head runs on supervised positions only: for a 32,000-word vocabulary the logits
-        of every position would be most of the step's memory.
+        In training with labels the head runs on supervised positions only: for a 32,000-word vocabulary the
+        logits of every position would be most of the step's memory.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -22,7 +22,7 @@ FINAL_NORMS = ("post_layernorm", "layernorm", "norm")
 
 
 class VisionAttention(nn.Module):
-    """Self-attention with one fused projection, laid out per head as [head, (q, k, v), dim] in the released files."""
+    """Self-attention with one fused projection, laid out as [head, (q, k, v), dim] in the released files."""
 
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()
@@ -114,14 +114,15 @@ class VisionEmbeddings(nn.Module):
         hidden_states = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         if hidden_states.shape[1] != self.position_embedding.shape[1]:
             raise ValueError(
-                f"pictures of {tuple(pixel_values.shape[-2:])} pixels give {hidden_states.shape[1]} patches, but the "
-                f"vision model has {self.position_embedding.shape[1]} positions; resize to its image_size"
+                f"pictures of {tuple(pixel_values.shape[-2:])} pixels give {hidden_states.shape[1]} patches, "
+                f"but the vision model has {self.position_embedding.shape[1]} positions; "
+                "resize to its image_size"
             )
         return self.pre_layernorm(hidden_states + self.position_embedding)
 
 
 class MplugOwlVisionModel(PreTrainedModel):
-    """The released ViT: CLS token, LayerNorm before the encoder, pre-norm layers, LayerNorm after the last."""
+    """The released ViT: CLS token, LayerNorm before the encoder, pre-norm layers, LayerNorm after them."""
 
     config_class = MplugOwlVisionConfig
     config: MplugOwlVisionConfig
@@ -153,7 +154,7 @@ class MplugOwlVisionModel(PreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, num_frames: int = 1, return_dict: bool | None = True
     ) -> BaseModelOutputWithPooling:
-        """pixel_values: [images, 3, height, width]; with `num_frames` > 1 the images of a video follow each other."""
+        """pixel_values: [images, 3, height, width]; with `num_frames` > 1 a video's follow each other."""
         hidden_states = self.embeddings(pixel_values)
         for layer in self.layers:
             hidden_states = layer(hidden_states, num_frames)
