@@ -1,7 +1,8 @@
+from tests.data.tiny import encoded, picture, write_lines
+
 from open_owl.data.check import Report, check_sources
 from open_owl.data.mixture import SourceSettings
 from open_owl.released import load_released_processor
-from tests.data.tiny import encoded, picture, write_lines
 
 
 def test_pictures_are_decoded_and_not_only_found(tmp_path):
@@ -30,7 +31,9 @@ def test_progress_is_told_in_bytes_of_rows(tmp_path):
 def test_real_instructions_are_counted_in_the_tokens_of_a_real_tokenizer(shared):
     processor = load_released_processor(shared / "released/llama-tiny")
     folder = shared / "data/instruct"
-    report = check_sources([SourceSettings(path=str(folder / "vicuna_identity_conversations.json"))], processor)
+    report = check_sources(
+        [SourceSettings(path=str(folder / "vicuna_identity_conversations.json"))], processor
+    )
     assert report.conversations == report.text_only == 500
     assert report.refusals.total == 0
     assert 40 < report.percentile(50) < report.percentile(100) < 400

@@ -4,9 +4,11 @@ from open_owl.data.refusals import ROWS_BEFORE_JUDGING, Refusals, TooManyRefused
 
 
 def refusals(rows: int, bad: int) -> Refusals:
-    ledger = Refusals(rows=rows)
+    ledger = Refusals()
     for number in range(bad):
-        ledger.add("too_long", f"row {number} is too long", "b.jsonl" if number % 3 else "a.jsonl")
+        ledger.refuse("too_long", f"row {number} is too long", "b.jsonl" if number % 3 else "a.jsonl")
+    for _ in range(rows - bad):
+        ledger.good()
     return ledger
 
 
@@ -29,3 +31,9 @@ def test_of_each_reason_the_first_rows_are_kept_once():
     ledger.add("too_long", "row 0 is too long", "a.jsonl")
     assert ledger.examples["too_long"] == [f"row {n} is too long" for n in range(3)]
     assert ledger.total == 10
+
+
+def test_bad_rows_without_end_stop_the_run_whatever_share_is_allowed():
+    refusals(rows=2000, bad=1999).judge(1)
+    with pytest.raises(TooManyRefusedError, match="the last 1000 running"):
+        refusals(rows=1000, bad=1000).judge(1)

@@ -97,8 +97,8 @@ def test_a_restored_stream_goes_on_as_if_it_had_never_stopped(lines, shards, hal
         text = {"path": str(lines), "text_only": True}
         captions = {"path": str(shards), "captions": {"prompts": ["a", "b", "c"]}}
         # Rows of two digits are a token or two too long: refusals are part of the place.
-        settings = {"half_text_half_multimodal": half, "max_refused_share": 1}
-        return stream(text, captions, rows_per_batch=3, max_tokens=190, **settings)
+        settings = {"half_text_half_multimodal": half, "max_refused_share": 1, "chat_template": "plain"}
+        return stream(text, captions, rows_per_batch=3, max_tokens=21, **settings)
 
     unbroken = opened()
     batches = iter(unbroken)
@@ -171,6 +171,13 @@ def test_a_stream_of_bad_rows_stops_instead_of_spinning(tmp_path):
     with pytest.raises(TooManyRefusedError, match=r"image_missing") as info:
         places(bad, 1000)
     assert str(tmp_path / "rows.jsonl") in str(info.value)
+
+
+def test_a_half_without_one_good_row_stops_whatever_share_is_allowed(lines, shards):
+    text = {"path": str(lines), "text_only": True, "format": "baize"}
+    bad = stream(text, shards, half_text_half_multimodal=True, max_refused_share=1)
+    with pytest.raises(TooManyRefusedError, match="the last 1000 running"):
+        places(bad, 10)
 
 
 def test_a_broken_line_and_a_broken_tar_cost_only_what_is_broken(tmp_path, lines):

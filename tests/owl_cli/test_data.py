@@ -1,10 +1,10 @@
 import re
 
 import pytest
+from tests.data.tiny import byte_processor, caption_tar, qa_row, write_lines, write_tar
 from typer.testing import CliRunner
 
 from owl_cli.data import data_app
-from tests.data.tiny import byte_processor, caption_tar, qa_row, write_lines, write_tar
 
 RUNNER = CliRunner()
 

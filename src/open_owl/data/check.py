@@ -70,13 +70,13 @@ def check_sources(
     for source in sources:
         for file in source.files:
             for raw in raw_rows(file):
-                report.refusals.rows += 1
                 try:
                     if isinstance(raw, Refused):
                         raise raw
                     _check_row(raw, file, source, processor, max_tokens, report)
+                    report.refusals.good()
                 except Refused as refused:
-                    report.refusals.add(refused.reason, str(refused), str(file))
+                    report.refusals.refuse(refused.reason, str(refused), str(file))
                 if isinstance(raw, RawRow):
                     on_bytes(len(raw.json or b"") + sum(map(len, raw.members.values())))
     return report

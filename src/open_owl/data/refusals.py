@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 # Below this many rows a share says little: the first row of a small file may well be its only bad one.
 ROWS_BEFORE_JUDGING = 100
+# However large a share is allowed, this many bad rows running mean that a good one will not come.
+MOST_IN_A_ROW = 1000
 EXAMPLES_KEPT = 3
 
 
@@ -17,6 +19,7 @@ class Refusals:
     """Rows read and rows refused, by reason and by source, with the first of each reason."""
 
     rows: int = 0
+    in_a_row: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     by_source: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -25,7 +28,19 @@ class Refusals:
     def total(self) -> int:
         return self.by_reason.total()
 
+    def good(self) -> None:
+        """Count a row that is used."""
+        self.rows += 1
+        self.in_a_row = 0
+
+    def refuse(self, reason: str, message: str, source: str) -> None:
+        """Count a row that is not."""
+        self.rows += 1
+        self.in_a_row += 1
+        self.add(reason, message, source)
+
     def add(self, reason: str, message: str, source: str) -> None:
+        """Count what of a file could not be read, beside its rows."""
         self.by_reason[reason] += 1
         self.by_source[source] += 1
         kept = self.examples.setdefault(reason, [])
@@ -33,11 +48,13 @@ class Refusals:
             kept.append(message)
 
     def judge(self, max_share: float) -> None:
-        """TooManyRefusedError when more than `max_share` of the rows was refused, or every row."""
-        too_many = self.total > max_share * self.rows or self.total >= self.rows
-        if self.rows >= ROWS_BEFORE_JUDGING and too_many:
+        """TooManyRefusedError when more than `max_share` of the rows was refused, or too many running."""
+        too_many = self.rows >= ROWS_BEFORE_JUDGING and self.total > max_share * self.rows
+        if too_many or self.in_a_row >= MOST_IN_A_ROW:
+            running = f", the last {self.in_a_row} running" if self.in_a_row >= MOST_IN_A_ROW else ""
             raise TooManyRefusedError(
-                f"{self.total} of {self.rows} rows were refused; max_refused_share is {max_share:g}.\n"
+                f"{self.total} of {self.rows} rows were refused{running}; "
+                f"max_refused_share is {max_share:g}.\n"
                 f"{self.report()}\nMend or drop these rows (`owl data check FILE` lists them), "
                 "or raise max_refused_share."
             )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,11 +168,11 @@ class Stream:
 
     def _next_row(self, side: Iterator[dict]) -> EncodedConversation | None:
         sample = next(side)
-        self.ledger.rows += 1
         row = sample["row"]
         if isinstance(row, EncodedConversation):
+            self.ledger.good()
             return row
-        self.ledger.add(row.reason, row.message, self._opened[sample["dataset"]].source.path)
+        self.ledger.refuse(row.reason, row.message, self._opened[sample["dataset"]].source.path)
         self.ledger.judge(self.settings.max_refused_share)
         return None
 
@@ -182,7 +182,7 @@ class Stream:
             "data": self._fingerprint(),
             "loaders": [deepcopy(loader.save_state_rank()) for loader in self._loaders],
             "next_loader": self._next_loader,
-            "ledger": asdict(self.ledger),
+            "ledger": deepcopy(self.ledger),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -199,10 +199,7 @@ class Stream:
         for loader, saved in zip(self._loaders, state["loaders"], strict=True):
             loader.restore_state_rank(deepcopy(saved))
         self._next_loader = state["next_loader"]
-        ledger = state["ledger"]
-        self.ledger = Refusals(
-            ledger["rows"], Counter(ledger["by_reason"]), Counter(ledger["by_source"]), ledger["examples"]
-        )
+        self.ledger = deepcopy(state["ledger"])
 
     def _fingerprint(self) -> str:
         """Of everything that decides the order of rows."""
