@@ -1,11 +1,14 @@
 """Adapter directories: LoRA on the LLM, beside it the other parts that learned, and the name of the base.
 
-PEFT's own layout, so that `PeftModel.from_pretrained(base, directory)` loads one too. A base that lies in the same
-run as the adapter is named by the way from the one to the other, so that the run's folder can be moved.
+PEFT's own layout, so that `PeftModel.from_pretrained(base, directory)` loads one too. A base that lies in the
+same run as the adapter is named by the way from the one to the other, so that the run's folder can be moved.
 """
 
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +19,7 @@ CONFIG = "adapter_config.json"
 
 
 def adapter_base(path: str | Path) -> str | None:
-    """Folder or hub id of the base of the adapter directory `path`; None if `path` is not an adapter directory.
+    """Folder or hub id of the base of the adapter directory `path`; None if `path` is no such directory.
 
     Raises:
         ValueError: the directory names no base, or a base that is not there.
@@ -32,8 +35,8 @@ def adapter_base(path: str | Path) -> str | None:
         return str(inside.resolve())
     if os.path.isabs(base) or base.startswith("."):
         raise ValueError(
-            f"the base of adapter {path} is {base!r}, and no such folder is there; put it back, or write its new "
-            f"place as 'base_model_name_or_path' in {config}"
+            f"the base of adapter {path} is {base!r}, and no such folder is there; put it back, or write "
+            f"its new place as 'base_model_name_or_path' in {config}"
         )
     return base
 
@@ -46,6 +49,7 @@ def save_adapter(model: PeftModel, path: str | Path, base: str) -> None:
     path = Path(path)
     # Without "False" PEFT asks the hub whether the base's vocabulary was resized; ours never is.
     model.save_pretrained(str(path), save_embedding_layers=False)
+    (path / "README.md").unlink(missing_ok=True)  # PEFT's form of a model card, left blank
     config = path / CONFIG
     written = json.loads(config.read_text(encoding="utf-8"))
     written["base_model_name_or_path"] = _named_from(path, base)
@@ -54,7 +58,8 @@ def save_adapter(model: PeftModel, path: str | Path, base: str) -> None:
 
 def load_adapter(base_model: nn.Module, path: str | Path) -> PeftModel:
     """`base_model` with the adapter laid on, unmerged; `base_model` itself is changed."""
-    return PeftModel.from_pretrained(cast(Any, base_model), str(path))
+    with without_peft_warnings():
+        return PeftModel.from_pretrained(cast(Any, base_model), str(path))
 
 
 def fold_adapter(base_model: nn.Module, path: str | Path) -> nn.Module:
@@ -71,6 +76,14 @@ def fold_adapter(base_model: nn.Module, path: str | Path) -> nn.Module:
     for mark in ("peft_config", "_hf_peft_config_loaded"):
         folded.__dict__.pop(mark, None)
     return folded.eval()
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """PEFT asks for something by a name that transformers 5.23 is about to drop, and says so each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def _named_from(path: Path, base: str) -> str:

@@ -16,8 +16,8 @@ def train(
 ) -> None:
     """Train a model through the stages of a recipe.
 
-    Everything wrong with the recipe is told before anything loads. Interrupted (Ctrl-C once, a killed machine), the
-    same command goes on where the run stopped.
+    Everything wrong with the recipe is told before anything loads. Interrupted (Ctrl-C once, a killed
+    machine), the same command goes on where the run stopped.
 
     \b
     Examples:

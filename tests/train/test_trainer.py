@@ -1,4 +1,5 @@
 import copy
+import io
 from pathlib import Path
 
 import pytest
@@ -291,7 +292,7 @@ def test_a_stage_writes_its_log_for_people_and_programs(tmp_path):
     model, processor = tiny_owl()
     stage = tiny_stage(learns=STAGE_1)
     recipe = Recipe.model_validate({"model": str(tmp_path), "output_dir": str(tmp_path), "stages": [stage]})
-    heard, console = [], Console(record=True, width=200, file=open("/dev/null", "w"))
+    heard, console = [], Console(record=True, width=200, file=io.StringIO())
     run_stage(
         apply_stage(model, stage), processor, MadeUpStream(2), stage, tmp_path, recipe, console, heard.append
     )

@@ -107,7 +107,7 @@ def tiny_owl(
 
 
 def made_up_batch(number: int, rows: int, pictures: bool = True) -> dict[str, Any]:
-    """`rows` rows of unequal length, each with a picture unless told otherwise; the same for the same `number`."""
+    """`rows` rows of unequal length, with a picture each or none; the same for the same `number`."""
     random = torch.Generator().manual_seed(number)
     longest = 12
     words = torch.randint(6, 6 + len(WORDS), (rows, longest), generator=random)
@@ -128,7 +128,7 @@ def made_up_batch(number: int, rows: int, pictures: bool = True) -> dict[str, An
 
 
 class MadeUpStream:
-    """Batches for ever; `text_only` says which batches (by number) have no picture. Its state is the next number."""
+    """Batches for ever; `text_only` says which (by number) have no picture. The state is the next number."""
 
     def __init__(self, rows: int, text_only: Any = lambda number: False):
         self.rows, self.text_only = rows, text_only

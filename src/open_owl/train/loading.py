@@ -1,4 +1,4 @@
-"""From a recipe file, presets and `key=value` overrides to a checked `Recipe`; everything wrong is told at once."""
+"""From a recipe file, presets and overrides to a checked `Recipe`; everything wrong is told at once."""
 
 import difflib
 import types
@@ -30,8 +30,9 @@ class RecipeError(ValueError):
 class Draft:
     """A recipe as it was written, with presets and overrides worked in, before anything is checked.
 
-    `lines` says in which line of `source` a key stands, `overridden` which keys the command line gave, `hollow`
-    which stages lack the preset they ask for, so that what the preset would have given is not missed one by one.
+    `lines` says in which line of `source` a key stands, `overridden` which keys the command line gave,
+    `hollow` which stages lack the preset they ask for, so that what the preset would have given is not missed
+    one by one.
     """
 
     source: str
@@ -42,7 +43,7 @@ class Draft:
     problems: list[str] = field(default_factory=list)
 
     def place(self, location: Location) -> str:
-        """`recipe.yaml:12 stages.0.steps`: the file, the line of the nearest key that has one, and the key."""
+        """`recipe.yaml:12 stages.0.steps`: the file, the line of the nearest key that has one, the key."""
         key = ".".join(str(part) for part in location)
         if any(location[:length] in self.overridden for length in range(1, len(location) + 1)):
             return f"command line, {key}" if key else "command line"
@@ -101,10 +102,11 @@ def _draft(recipe: str | Path, overrides: Sequence[str]) -> Draft:
     draft = _read(str(recipe))
     for override in overrides:
         _apply_override(draft, override)
-    stages = draft.tree.get("stages")
-    for index, stage in enumerate(stages if isinstance(stages, list) else []):
-        if isinstance(stage, dict) and "preset" in stage:
-            stages[index] = _with_preset(draft, index, stage)
+    stages: Any = draft.tree.get("stages")
+    if isinstance(stages, list):
+        for index, stage in enumerate(stages):
+            if isinstance(stage, dict) and "preset" in stage:
+                stages[index] = _with_preset(draft, index, stage)
     return draft
 
 
@@ -157,22 +159,25 @@ def _apply_override(draft: Draft, override: str) -> None:
         draft.problems.append(f"command line, {key}: {text!r} is not readable as YAML; quote it")
         return
     draft.overridden.add(location)
-    branch: Any = draft.tree
-    for part, following in zip(location, (*location[1:], None), strict=True):
-        if isinstance(part, int) != isinstance(branch, list) or (
-            isinstance(part, int) and part >= len(branch)
-        ):
-            draft.refuse(location, f"there is no {part!r} in the recipe at this place")
-            return
-        if following is None:
-            branch[part] = value
-        elif isinstance(part, str) and branch.get(part) is None:
-            branch[part] = {}
-        if following is not None:
-            branch = branch[part]
-            if not isinstance(branch, dict | list):
-                draft.refuse(location, f"{part!r} is a single value; nothing lies under it")
-                return
+    if obstacle := _put(draft.tree, location, value):
+        draft.refuse(location, obstacle)
+
+
+def _put(branch: Any, location: Location, value: Any) -> str | None:
+    """Sets the value at `location` under `branch`, making mappings; or says what stands in the way."""
+    part: Any = location[0]
+    rest = location[1:]
+    if isinstance(branch, list):
+        if not isinstance(part, int) or part >= len(branch):
+            return f"there is no {part!r} in a list of {len(branch)}"
+    elif not isinstance(branch, dict):
+        return f"{branch!r} is a single value, with no {part!r} under it"
+    elif rest and branch.get(part) is None:
+        branch[part] = {}
+    if rest:
+        return _put(branch[part], rest, value)
+    branch[part] = value
+    return None
 
 
 def _with_preset(draft: Draft, index: int, stage: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +253,7 @@ def _keys_at(annotation: Any, location: Location) -> list[str]:
 
 
 def _check_files(draft: Draft) -> None:
-    """Every file that the recipe names and this machine can look for, before hours are spent on the way to it."""
+    """Folders that the recipe names as models; those of data are looked for by their settings."""
     model = draft.tree.get("model")
     for location, name in _models_named(model):
         if isinstance(name, str) and not _may_be_a_model(name):

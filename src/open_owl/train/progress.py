@@ -60,7 +60,7 @@ class Meter:
 class Journal(TrainerCallback):
     """Appends to a JSONL log, moves the bar, tells the listener; on the first process only.
 
-    In a terminal a bar stays at the bottom; elsewhere (a log file, a pipe) each logged step is a line of text.
+    In a terminal a bar stays at the bottom; elsewhere (a log file, a pipe) each logged step is a line.
     """
 
     def __init__(self, stage: str, path: Path, on_progress: OnProgress | None, console: Console):

@@ -26,7 +26,7 @@ class Settings(BaseModel):
 
 
 class Composition(Settings):
-    """An encoder and an LLM to join with a fresh abstractor; `open_owl.compose.compose` says what null means."""
+    """An encoder and an LLM to join with a fresh abstractor; null as in `open_owl.compose.compose`."""
 
     vision: str
     llm: str
@@ -37,7 +37,7 @@ class Composition(Settings):
 
 
 class ModelSource(Settings):
-    """Where the first stage starts: a checkpoint (folder or hub id; `model: PATH` for short), or a composition."""
+    """Where the first stage starts: a checkpoint (`model: PATH` for short), or a composition."""
 
     checkpoint: str | None = None
     compose: Composition | None = None
@@ -75,8 +75,8 @@ def _list_of_one(value: Any) -> Any:
 class Lora(Settings):
     """Low-rank adapters on the LLM's linear layers; read where `language_model: lora`.
 
-    `targets`: the last names of the layers (`[q_proj, v_proj]`); `all-linear` for every one in the LLM; null for
-    the query and value projections under the name that this LLM's type has for them.
+    `targets`: the last names of the layers (`[q_proj, v_proj]`); `all-linear` for every one in the LLM; null
+    for the query and value projections under the name that this LLM's type has for them.
     """
 
     rank: PositiveInt = 8
@@ -103,7 +103,8 @@ class Optimizer(Settings):
 class Schedule(Settings):
     """The learning rate over steps: a linear warm-up, then this shape down to `min_learning_rate`.
 
-    `min_learning_rate` is that of `optimizer.learning_rate`; parts with a rate of their own keep the same share.
+    `min_learning_rate` is that of `optimizer.learning_rate`; parts with a rate of their own keep the same
+    share.
     """
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
@@ -114,12 +115,12 @@ class Schedule(Settings):
 class Stage(Settings):
     """One stage: which parts learn, from what, how fast, for how long.
 
-    A step is one update of the weights, from `conversations_per_update` conversations over all processes; each
-    process takes them in micro-batches of `conversations_per_step`, which changes memory and speed, not the
-    gradient. `dtype` is that of the matrix products; what learns is kept in float32 beside it. `auto` is bfloat16
-    on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations are computed
-    again in the backward pass instead of kept. `epochs` is the length where `steps` is not given: as many
-    conversations as that many times the rows of all sources, refused ones counted.
+    A step is one update of the weights, from `conversations_per_update` conversations over all processes;
+    each process takes them in micro-batches of `conversations_per_step`, which changes memory and speed, not
+    the gradient. `dtype` is that of the matrix products; what learns is kept in float32 beside it. `auto` is
+    bfloat16 on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations
+    are computed again in the backward pass instead of kept. `epochs` is the length where `steps` is not
+    given: as many conversations as that many times the rows of all sources, refused ones counted.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -151,9 +152,7 @@ class Stage(Settings):
             return ["give steps or epochs, one of both"]
         warmup = self.schedule.warmup_steps
         if self.steps is not None and warmup >= self.steps:
-            return [
-                f"schedule.warmup_steps ({warmup}) leaves nothing of the stage's steps ({self.steps}); lower it"
-            ]
+            return [f"schedule.warmup_steps ({warmup}) leaves nothing of steps ({self.steps}); lower it"]
         return []
 
     def _batch_conflicts(self) -> list[str]:
@@ -189,7 +188,7 @@ class Stage(Settings):
 
 
 class Recipe(Settings):
-    """A run: a model, then stages, each starting from what the one before it saved under `output_dir/NAME`."""
+    """A run: a model, then stages, each starting from what the one before saved in `output_dir/NAME`."""
 
     model: ModelSource
     output_dir: str

@@ -1,6 +1,7 @@
 """A run, from its recipe to its last checkpoint."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PrinterCallback, set_seed
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
@@ -41,8 +42,8 @@ def train(
 ) -> Path:
     """Runs every stage of `recipe`; returns the folder of the last one's checkpoint.
 
-    The same recipe run again goes on where the last run stopped: finished stages are passed over, the unfinished
-    one resumes at its last checkpoint and comes to the weights that it would have had.
+    The same recipe run again goes on where the last run stopped: finished stages are passed over, the
+    unfinished one resumes at its last checkpoint and comes to the weights that it would have had.
 
     Args:
         recipe: a YAML file, a preset's name, or a `Recipe`.
@@ -106,7 +107,7 @@ def run_stage(
     console: Console,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Trains `model` (what `apply_stage` returned) through `stage`, from the stage's last checkpoint if it has one.
+    """Trains `model` (what `apply_stage` returned) through `stage`, from its last checkpoint if it has one.
 
     Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`.
     """
@@ -130,7 +131,8 @@ def run_stage(
         trainer.go_on(last_checkpoint(folder))
     if stop.stopped:
         raise TrainingStopped(
-            f"stopped after step {trainer.state.global_step} of stage {stage.name}; the same command goes on from there"
+            f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
+            "the same command goes on from there"
         )
     if stream.ledger.total:
         console.print(
@@ -140,7 +142,7 @@ def run_stage(
 
 
 def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str) -> None:
-    """Writes the stage's result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
+    """Writes the result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
     if isinstance(model, PeftModel):
         save_adapter(model, folder, base)
     else:
@@ -150,6 +152,7 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
         owl.save_pretrained(folder)
     processor.save_pretrained(folder)
     mark_finished(folder, read_log(folder / LOG)[-1])
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of no use once the result is there
 
 
 def blank_picture(processor: MplugOwlProcessor) -> torch.Tensor:

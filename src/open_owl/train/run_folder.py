@@ -32,8 +32,8 @@ def claim(recipe: Recipe) -> Path:
                 theirs.splitlines(), ours.splitlines(), "begun with", "asked for now", lineterm="", n=1
             )
             raise ChangedRecipeError(
-                f"{output} holds a run of another recipe; name another output_dir, or give the recipe it was begun "
-                f"with ({kept}):\n" + "\n".join(changes)
+                f"{output} holds a run of another recipe; name another output_dir, or give the recipe it was "
+                f"begun with ({kept}):\n" + "\n".join(changes)
             )
     output.mkdir(parents=True, exist_ok=True)
     kept.write_text(ours, encoding="utf-8")
@@ -50,7 +50,7 @@ def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a stage; one that a killed process left half written is passed over."""
+    """The newest complete checkpoint of a stage; what a killed process left half written is passed over."""
     complete = [path for path in _checkpoints(folder / "checkpoints") if _is_complete(path)]
     return complete[-1] if complete else None
 

@@ -1,8 +1,8 @@
 """What a stage does to a model: which parts learn, in which precision, with which adapters."""
 
 import re
-import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from open_owl.adapter import without_peft_warnings
 from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.recipe import PARTS, Lora, Part, Stage
 
@@ -23,8 +24,9 @@ LANGUAGE_MODEL = "model.language_model"
 def apply_stage(model: MplugOwlForConditionalGeneration, stage: Stage) -> nn.Module:
     """Freezes, unfreezes and wraps the parts of `model` as `stage` says.
 
-    Returns `model` itself, or, where the LLM learns by LoRA, a `PeftModel` around it: the abstractor and the vision
-    model, where they learn too, are PEFT's `modules_to_save`, so that one adapter directory holds all that learned.
+    Returns `model` itself, or, where the LLM learns by LoRA, a `PeftModel` around it: the abstractor and the
+    vision model, where they learn too, are PEFT's `modules_to_save`, so that one adapter directory holds all
+    that learned.
 
     Raises:
         ValueError: a LoRA target that the LLM does not have.
@@ -49,12 +51,13 @@ def part_of(parameter_name: str) -> Part:
 
 
 def part_module(model: nn.Module, part: Part) -> PreTrainedModel:
-    return bare(model).get_submodule(f"model.{part}")
+    return cast(PreTrainedModel, bare(model).get_submodule(f"model.{part}"))
 
 
 def bare(model: nn.Module) -> MplugOwlForConditionalGeneration:
     """The mPLUG-Owl inside a PEFT model, or `model` itself."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    inside = model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(MplugOwlForConditionalGeneration, inside)
 
 
 def uses_bfloat16(stage: Stage) -> bool:
@@ -67,8 +70,8 @@ def uses_bfloat16(stage: Stage) -> bool:
 def set_precision(model: MplugOwlForConditionalGeneration, stage: Stage) -> None:
     """Float32 for what learns; what is frozen keeps its stored dtype where autocast brings the two together.
 
-    In float32 the whole model is widened. That loses nothing: narrowed again when saved, a frozen weight is bit for
-    bit what it was.
+    In float32 the whole model is widened. That loses nothing: narrowed again when saved, a frozen weight is
+    bit for bit what it was.
     """
     narrow_is_welcome = uses_bfloat16(stage)
     for name, parameter in model.named_parameters():
@@ -79,7 +82,8 @@ def set_precision(model: MplugOwlForConditionalGeneration, stage: Stage) -> None
 def still_modules(model: nn.Module, stage: Stage) -> list[nn.Module]:
     """Modules of frozen parts, which stay in eval mode (no dropout) while the rest trains.
 
-    Layers whose activations are checkpointed are left out: transformers checkpoints a layer in training mode only.
+    Layers whose activations are checkpointed are left out: transformers checkpoints a layer in training mode
+    only.
     """
     return [
         module
@@ -94,7 +98,8 @@ def _checkpoint_activations(part: PreTrainedModel, frozen: bool) -> None:
     layers = [module for module in part.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise ValueError(
-            f"gradient_checkpointing: {type(part).__name__} has no layers that transformers can checkpoint; leave it out"
+            f"gradient_checkpointing: {type(part).__name__} has no layers that transformers can checkpoint; "
+            "leave it out"
         )
     # transformers 5.17 has only the older name, which 5.23 warns about.
     enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
@@ -104,7 +109,7 @@ def _checkpoint_activations(part: PreTrainedModel, frozen: bool) -> None:
     for layer in layers:
         # Such a layer stays in training mode (see still_modules); OPT's has a dropout of its own.
         if isinstance(getattr(layer, "dropout", None), float):
-            layer.dropout = 0.0
+            vars(layer)["dropout"] = 0.0
 
 
 def _with_lora(model: MplugOwlForConditionalGeneration, stage: Stage) -> PeftModel:
@@ -117,9 +122,7 @@ def _with_lora(model: MplugOwlForConditionalGeneration, stage: Stage) -> PeftMod
         target_modules=rf"{re.escape(LANGUAGE_MODEL)}\.(?:.*\.)?(?:{names})",
         modules_to_save=saved_whole or None,
     )
-    with warnings.catch_warnings():
-        # PEFT asks by a name that transformers 5.23 is about to drop.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with without_peft_warnings():
         wrapped = get_peft_model(model, config)
     assert isinstance(wrapped, PeftModel)  # "mixed" adapters would be another class
     return wrapped
@@ -129,7 +132,7 @@ def _lora_targets(model: MplugOwlForConditionalGeneration, lora: Lora) -> list[s
     linear = _linear_names(model.model.language_model)
     if lora.targets == ["all-linear"]:
         return linear
-    kind = model.config.text_config.model_type
+    kind = model.config.get_text_config().model_type
     wanted = lora.targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
         kind, ["q_proj", "v_proj"]
     )
@@ -172,12 +175,12 @@ def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict]:
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices of linear, convolutional and embedding layers are named `weight`; queries and positions are not."""
+    """Matrices of linear, convolutional and embedding layers are named `weight`; learned queries are not."""
     return parameter.ndim >= 2 and name.endswith("weight")
 
 
 def stage_table(model: nn.Module, stage: Stage) -> Table:
-    """What a reader should know before hours pass: each part, how it learns, how many parameters, at what rate."""
+    """What to know before hours pass: each part, how it learns, how many parameters, at what rate."""
     table = Table(
         title=f"stage {stage.name}: {stage.steps:,} steps of {stage.conversations_per_update} conversations"
     )

@@ -1,10 +1,10 @@
-"""transformers' Trainer for one stage: what a step's loss is, what is counted, and what a checkpoint holds."""
+"""transformers' Trainer for one stage: a step's loss, what is counted, what a checkpoint holds."""
 
 import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,7 @@ UNSUPERVISED = -100
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient that is no number. Raised before the optimizer step, so the weights are still good."""
+    """A loss or gradient that is no number. Raised before the optimizer step, so the weights are good."""
 
 
 class StageTrainer(Trainer):
@@ -32,10 +32,10 @@ class StageTrainer(Trainer):
 
     Args:
         model: what `apply_stage` returned.
-        stream: gives batches for ever, each with the `places` of its rows; never prepared by Accelerate and never
-            replayed, so that its state, saved with every checkpoint, is exactly where the weights are.
-        blank_picture: [1, channels, height, width], read in batches without a picture so that the visual parts take
-            part in every backward pass.
+        stream: gives batches for ever, each with the `places` of its rows. It is never prepared by
+            Accelerate and never replayed, so its state, saved with every checkpoint, is exactly where the weights are.
+        blank_picture: [1, channels, height, width], read in batches without a picture so that the visual parts
+            take part in every backward pass.
     """
 
     def __init__(
@@ -50,9 +50,15 @@ class StageTrainer(Trainer):
         report_to: list[str] | None = None,
     ):
         arguments = training_arguments(stage, folder, seed, report_to or [])
-        super().__init__(model=model, args=arguments, callbacks=callbacks)  # pyright: ignore[reportArgumentType]
+        config = bare(model).config
+        before = dict(vars(config))
+        super().__init__(model=cast(Any, model), args=arguments, callbacks=callbacks)
+        vars(config).clear()  # Trainer writes use_cache into it, which a saved checkpoint would keep
+        vars(config).update(before)
         self.model_accepts_loss_kwargs = True  # forward takes num_items_in_batch
         self.stage = stage
+        self.learner = model
+        self.folder = Path(str(arguments.output_dir))
         self.stream = stream
         self.blank_picture = blank_picture
         self.meter = Meter(processes=arguments.world_size)
@@ -64,9 +70,8 @@ class StageTrainer(Trainer):
     def go_on(self, checkpoint: Path | None) -> None:
         """Trains to the stage's last step, from `checkpoint` if there is one."""
         if checkpoint is not None and checkpoint.name == f"checkpoint-{self.stage.steps}":
-            self._load_from_checkpoint(
-                str(checkpoint)
-            )  # killed after its last step, before its result was saved
+            # Killed after its last step, before its result was saved.
+            self._load_from_checkpoint(str(checkpoint))
         else:
             self.meter.start_over()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -78,14 +83,16 @@ class StageTrainer(Trainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
         """The micro-batches of one update, and the supervised tokens in all of them, over all processes."""
         started = time.perf_counter()
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        # Opening a stream draws a random number; a resumed run opens it later, and must see the same dropout.
+        with torch.random.fork_rng(devices=[]):
+            batches = list(itertools.islice(epoch_iterator, num_batches))
         waited = time.perf_counter() - started
         self.update_losses.clear()
         self.update_places = [batch.pop("places") for batch in batches]
         supervised = sum(int((batch["labels"][:, 1:] != UNSUPERVISED).sum()) for batch in batches)
         self.meter.count(waited, supervised, conversations=sum(map(len, self.update_places)))
         counts = self.accelerator.gather(torch.tensor([supervised], device=device))
-        return batches, counts.sum()
+        return batches, cast(torch.Tensor, counts).sum()
 
     def compute_loss(
         self,
@@ -100,8 +107,9 @@ class StageTrainer(Trainer):
         """
         for module in self.still:  # Trainer has just put everything in training mode
             module.training = False
-        inputs = {**inputs, "use_cache": False}
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
+        # Accelerate averages the gradients of the processes; their sum is wanted.
+        loss = outputs.loss * self.accelerator.num_processes
         if self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs:
             loss = loss + 0.0 * self._blank_features(model).sum()
         self.update_losses.append(loss.detach())
@@ -111,7 +119,8 @@ class StageTrainer(Trainer):
         """Visual tokens of the blank picture [1, queries + 1, hidden]."""
         owl = bare(self.accelerator.unwrap_model(model))
         with self.accelerator.autocast():
-            return owl.get_image_features(self.blank_picture.to(self.args.device)).pooler_output
+            features = owl.get_image_features(self.blank_picture.to(self.args.device)).pooler_output
+        return cast(torch.Tensor, features)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
@@ -128,8 +137,9 @@ class StageTrainer(Trainer):
         rows = [place for index in bad or range(len(losses)) for place in self.update_places[index]]
         more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
         return (
-            f"stage {self.stage.name}, step {self.state.global_step + 1}: {what}. The step was not taken. Look at "
-            f"these rows: {', '.join(rows[:ROWS_NAMED])}{more}; if they are sound, lower the learning rate"
+            f"stage {self.stage.name}, step {self.state.global_step + 1}: {what}. The step was not taken. "
+            f"Look at these rows: {', '.join(rows[:ROWS_NAMED])}{more}; "
+            "if they are sound, lower the learning rate"
         )
 
     # The optimizer
@@ -137,7 +147,7 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             settings = self.stage.optimizer
-            groups = list(parameter_groups(model or self.model, self.stage))  # pyright: ignore[reportArgumentType]
+            groups = list(parameter_groups(model or self.learner, self.stage))
             self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
         return self.optimizer
 
@@ -164,8 +174,8 @@ class StageTrainer(Trainer):
         return self.stream
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # First, because Trainer writes trainer_state.json last, and that file is what makes a checkpoint complete.
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        # First, because Trainer writes trainer_state.json last, and that is what makes a checkpoint complete.
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(self.stream.state(), folder / self._stream_file())
         super()._save_checkpoint(model, trial)
@@ -174,9 +184,9 @@ class StageTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """A checkpoint holds what learned; what is frozen lies where the stage started from."""
-        weights = state_dict if state_dict is not None else self.model.state_dict()
+        weights = state_dict if state_dict is not None else self.learner.state_dict()
         learned = {name: weights[name].detach().contiguous() for name in self._learned_names()}
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(learned, folder / LEARNED)
 
@@ -184,11 +194,13 @@ class StageTrainer(Trainer):
         learned = load_file(Path(resume_from_checkpoint, LEARNED))
         if set(learned) != set(self._learned_names()):
             raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
-        (model or self.model).load_state_dict(learned, strict=False)
-        self.stream.restore(torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=True))
+        (model or self.learner).load_state_dict(learned, strict=False)
+        # Ours, written by this class; energon's state is made of its own objects.
+        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
+        self.stream.restore(state)
 
     def _learned_names(self) -> list[str]:
-        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        return [name for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
 
     def _stream_file(self) -> str:
         return f"stream_{self.args.process_index}.pt"
@@ -207,6 +219,7 @@ class StageTrainer(Trainer):
 
 def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
     """`stage` in Trainer's words; optimizer, schedule and loss are StageTrainer's own."""
+    assert stage.steps is not None  # Stage.with_steps has counted them
     bfloat16 = uses_bfloat16(stage)
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
@@ -238,7 +251,7 @@ def _micro_batches(stage: Stage, processes: int) -> int:
     at_once = stage.conversations_per_step * processes
     if stage.conversations_per_update % at_once:
         raise ValueError(
-            f"stage {stage.name}: conversations_per_update ({stage.conversations_per_update}) is no multiple of "
-            f"conversations_per_step ({stage.conversations_per_step}) times {processes} processes"
+            f"stage {stage.name}: conversations_per_update ({stage.conversations_per_update}) is no multiple "
+            f"of conversations_per_step ({stage.conversations_per_step}) times {processes} processes"
         )
     return stage.conversations_per_update // at_once

@@ -1,0 +1,204 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from tests.train.tiny import tiny_owl
+
+from open_owl.checkpoint import open_checkpoint
+from open_owl.train.loading import load_recipe
+from open_owl.train.progress import forget_after, read_log
+from open_owl.train.recipe import Recipe
+from open_owl.train.run import TrainingStopped, train
+from open_owl.train.run_folder import ChangedRecipeError, last_checkpoint
+
+ANSWERS = ("red", "blue")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A tiny model, 12 rows with a picture, 12 of text; the cache stays here too."""
+    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
+    model, processor = tiny_owl()
+    model.save_pretrained(tmp_path / "owl")
+    processor.save_pretrained(tmp_path / "owl")
+    pictures, words = [], []
+    for number in range(12):
+        answer = ANSWERS[number % 2]
+        Image.new("RGB", (20, 20), answer).save(tmp_path / f"{number}.png")
+        ask = [{"type": "image", "path": f"{number}.png"}, {"type": "text", "text": "what is it ?"}]
+        pictures.append(row(ask, f"a {answer} square ."))
+        words.append(row([{"type": "text", "text": "what is two ?"}], "one ."))
+    (tmp_path / "pictures.jsonl").write_text("\n".join(pictures))
+    (tmp_path / "words.jsonl").write_text("\n".join(words))
+    return tmp_path
+
+
+def row(question, answer):
+    said = [{"type": "text", "text": answer}]
+    return json.dumps(
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": said}]}
+    )
+
+
+def two_stages(folder, output="out", **changes):
+    common = {
+        "optimizer": {"learning_rate": 1e-2},
+        "steps": 4,
+        "conversations_per_update": 4,
+        "conversations_per_step": 2,
+        "max_tokens": 64,
+        "dtype": "float32",
+        "save_every_steps": 2,
+        "log_every_steps": 1,
+    } | changes
+    pictures, words = str(folder / "pictures.jsonl"), str(folder / "words.jsonl")
+    see = {
+        "name": "see",
+        "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
+        "data": {"sources": [pictures], "shuffle_rows": 8},
+    }
+    both = {"sources": [pictures, {"path": words, "text_only": True}], "half_text_half_multimodal": True}
+    talk = {
+        "name": "talk",
+        "learns": {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"},
+        "data": both | {"shuffle_rows": 8},
+    }
+    return Recipe.model_validate(
+        {
+            "model": str(folder / "owl"),
+            "output_dir": str(folder / output),
+            "stages": [see | common, talk | common],
+        }
+    )
+
+
+def quietly(recipe, **options):
+    with open(os.devnull, "w") as nowhere:
+        return train(recipe, console=Console(file=nowhere), **options)
+
+
+def test_a_recipe_of_two_stages_gives_checkpoints_that_open_and_a_log_of_each(folder):
+    heard = []
+    last = quietly(two_stages(folder), on_progress=heard.append)
+    assert last == folder / "out" / "talk"
+    for stage in ("see", "talk"):
+        model, processor = open_checkpoint(folder / "out" / stage)
+        assert processor.num_image_tokens == model.config.num_image_tokens
+        assert [record["step"] for record in read_log(folder / "out" / stage / "log.jsonl")] == [1, 2, 3, 4]
+        assert not (folder / "out" / stage / "checkpoints").exists()
+    assert [record["stage"] for record in heard] == ["see"] * 4 + ["talk"] * 4
+    assert load_recipe(folder / "out" / "recipe.yaml") == two_stages(folder)
+    assert "use_cache" not in json.loads((folder / "out" / "see" / "config.json").read_text())
+
+
+def test_the_first_stage_leaves_the_llm_as_it_was_and_the_second_the_vision_model(folder):
+    quietly(two_stages(folder))
+    start = load_file(folder / "owl" / "model.safetensors")
+    see = load_file(folder / "out" / "see" / "model.safetensors")
+    for name, weight in start.items():
+        is_llm = name.startswith(("model.language_model", "lm_head"))
+        assert torch.equal(see[name], weight) is is_llm, name
+    talk = dict(open_checkpoint(folder / "out" / "talk")[0].named_parameters())
+    for name, weight in see.items():
+        stays = name.startswith("model.vision_model") or not any(
+            part in name for part in ("abstractor", "q_proj", "v_proj")
+        )
+        assert torch.equal(talk[name], weight) is stays, name
+
+
+def test_what_is_learned_can_be_seen_in_the_loss(folder):
+    quietly(
+        two_stages(
+            folder, steps=30, learns={"vision_model": "full", "abstractor": "full", "language_model": "full"}
+        )
+    )
+    records = read_log(folder / "out" / "see" / "log.jsonl")
+    assert records[-1]["loss"] < records[0]["loss"] / 2
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(stage, step):
+    def watch(record):
+        if (record["stage"], record["step"]) == (stage, step):
+            raise Killed
+
+    return watch
+
+
+@pytest.mark.parametrize("place", [("see", 3), ("talk", 3)])
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(folder, place):
+    unbroken = quietly(two_stages(folder, "unbroken"))
+    with pytest.raises(Killed):
+        quietly(two_stages(folder, "killed"), on_progress=killed_at(*place))
+    checkpoint = last_checkpoint(folder / "killed" / place[0])
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-2"
+    resumed = quietly(two_stages(folder, "killed"))
+    for name in ("see/model.safetensors", "talk/adapter_model.safetensors"):
+        weights, expected = load_file(resumed.parent / name), load_file(unbroken.parent / name)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], expected[key]) for key in expected), name
+    for stage in ("see", "talk"):
+        losses, expected = (
+            [record["loss"] for record in read_log(run.parent / stage / "log.jsonl")]
+            for run in (resumed, unbroken)
+        )
+        assert losses == expected
+
+
+def test_a_signal_stops_after_a_whole_step_with_a_checkpoint(folder):
+    def interrupt(record):
+        if record["step"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped, match="the same command goes on"):
+        quietly(two_stages(folder, steps=9), on_progress=interrupt)
+    checkpoint = last_checkpoint(folder / "out" / "see")
+    assert checkpoint is not None
+    assert checkpoint.name in ("checkpoint-3", "checkpoint-4")
+
+
+def test_a_half_written_checkpoint_is_passed_over(folder):
+    with pytest.raises(Killed):
+        quietly(two_stages(folder), on_progress=killed_at("see", 4))
+    whole = last_checkpoint(folder / "out" / "see")
+    assert whole is not None
+    (whole.parent / "checkpoint-3").mkdir()
+    (whole.parent / "checkpoint-3" / "trainer_state.json").write_text("{")
+    assert last_checkpoint(folder / "out" / "see") == whole
+
+
+def test_a_finished_run_is_not_run_again(folder):
+    quietly(two_stages(folder))
+    written = (folder / "out" / "talk" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert quietly(two_stages(folder)) == folder / "out" / "talk"
+    assert (folder / "out" / "talk" / "adapter_model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(folder):
+    quietly(two_stages(folder))
+    with pytest.raises(ChangedRecipeError) as refused:
+        quietly(two_stages(folder, steps=5))
+    assert "-  steps: 4" in str(refused.value)
+    assert "+  steps: 5" in str(refused.value)
+
+
+def test_epochs_count_the_rows_of_all_sources(folder):
+    quietly(two_stages(folder, steps=None, epochs=0.5))
+    assert read_log(folder / "out" / "see" / "log.jsonl")[-1]["steps"] == 2  # half of 12 rows, 4 a step
+    assert read_log(folder / "out" / "talk" / "log.jsonl")[-1]["steps"] == 3
+
+
+def test_a_log_forgets_the_steps_that_a_resumed_run_takes_again(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)))
+    forget_after(log, 2)
+    assert [record["step"] for record in read_log(log)] == [1, 2]
