@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 from tests.parts import ENCODERS, Parts, asked, save_encoder, save_llm
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from open_owl.compose import abstractor_config, compose, default_queries, open_image_processor, open_vision
 
@@ -206,7 +207,7 @@ def test_parts_stored_in_half_precision_become_what_is_asked_for(tmp_path, encod
 
 @pytest.mark.parametrize("encoder_name", ENCODERS)
 def test_pictures_are_squashed_to_the_encoders_square(parts: Parts, encoder_name: str) -> None:
-    own = hf.AutoImageProcessor.from_pretrained(parts.encoder(encoder_name), backend="pil")
+    own = AutoImageProcessor.from_pretrained(parts.encoder(encoder_name), backend="pil")
     ours = open_image_processor(parts.encoder(encoder_name))
     assert (ours.size["height"], ours.size["width"]) == (32, 32)
     assert not ours.do_center_crop

@@ -12,7 +12,6 @@ from tokenizers import AddedToken
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     CLIPImageProcessorPil,
@@ -20,6 +19,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+# From `transformers` itself the 5.17 class wants torchvision, even for the Pillow backend.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .chat_templates import HUMAN_AI, with_media_parts
 from .hub import local_directory

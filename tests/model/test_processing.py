@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 from tests.parts import EDGE, Parts
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoProcessor, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from open_owl.model import MplugOwlProcessor
 from open_owl.model.images_mplug_owl import ImageError

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+
+# From `transformers` itself the 5.17 class wants torchvision, even for the Pillow backend.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.processing_utils import MultiModalData
 
 from .configuration_mplug_owl import AUTO_MAP, MplugOwlConfig
