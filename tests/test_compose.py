@@ -84,7 +84,7 @@ def test_impossible_options_are_refused(parts: Parts, options: dict, complaint: 
 
 
 def test_a_lower_layer_of_an_encoder_without_layers_is_refused(parts: Parts) -> None:
-    with pytest.raises(ValueError, match="has no num_hidden_layers, so only its last layer can be read"):
+    with pytest.raises(ValueError, match="has no num_hidden_layers; only its last layer can be read"):
         compose(parts.encoder("mobilenet_v2"), parts.llm("llama"), vision_layer=-2)
 
 

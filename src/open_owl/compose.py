@@ -138,7 +138,7 @@ def open_vision(directory: Path, layer: int = -1, dtype: torch.dtype = torch.flo
     if layer == -1:
         patches = read_patches(tower, probe)
     else:
-        config.num_hidden_layers = _layers_kept(config, layer, directory)
+        config = _cut(config, layer, directory)
         patches = tower(pixel_values=probe, output_hidden_states=True).hidden_states[layer]
     last = tower(pixel_values=probe).last_hidden_state
     grid = list(last.shape[-2:]) if last.ndim == 4 else None
@@ -328,15 +328,19 @@ def _generation_config(causal_lm: PreTrainedModel, config: MplugOwlConfig):
     return generation_config
 
 
-def _layers_kept(config: PreTrainedConfig, layer: int, directory: Path) -> int:
+def _cut(config: PreTrainedConfig, layer: int, directory: Path) -> PreTrainedConfig:
+    """The encoder's config without the layers above `layer`."""
     total = getattr(config, "num_hidden_layers", None)
     if total is None:
         raise ValueError(
-            f"the encoder of {directory} has no num_hidden_layers, so only its last layer can be read"
+            f"the encoder of {directory} has no num_hidden_layers; only its last layer can be read"
         )
     if not -total <= layer <= -1:
         raise ValueError(f"vision_layer {layer} of an encoder of {total} layers; use -{total} to -1")
-    return total + 1 + layer
+    # Encoders that also serve as backbones (DINOv2) name their layers; the names are derived again.
+    named = ("out_features", "out_indices", "stage_names")
+    values = {key: value for key, value in config.to_dict().items() if key not in named}
+    return type(config).from_dict(values | {"num_hidden_layers": total + 1 + layer})
 
 
 def _part_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -6,6 +6,8 @@ import transformers as hf
 from tests.parts import ENCODERS, Parts, asked
 from torch import nn
 
+from open_owl.model import MplugOwlForConditionalGeneration
+
 TRANSFORMERS = [name for name in ENCODERS if name != "mobilenet_v2"]
 
 
@@ -56,12 +58,15 @@ def test_a_map_is_read_row_by_row(parts: Parts, pixels: torch.Tensor) -> None:
 @pytest.mark.parametrize("encoder", TRANSFORMERS)
 @torch.no_grad()
 def test_a_lower_layer_is_read_unnormed_and_those_above_are_dropped(
-    parts: Parts, pixels: torch.Tensor, encoder: str, layer: int
+    parts: Parts, pixels: torch.Tensor, tmp_path, encoder: str, layer: int
 ) -> None:
     whole = published(parts, encoder)
     wanted = whole(pixels, output_hidden_states=True).hidden_states[layer]
     owl = parts.fresh_owl(encoder, "llama", vision_layer=layer)
     assert torch.equal(seen(owl, pixels), wanted)
+    owl[0].save_pretrained(tmp_path)
+    again = MplugOwlForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(seen((again, owl[1]), pixels), wanted)
     cut = owl[0].model.vision_model
     assert cut.config.num_hidden_layers == whole.config.num_hidden_layers + 1 + layer
     assert cut.num_parameters() < 0.8 * whole.num_parameters()
