@@ -19,10 +19,23 @@ from open_owl.train.run_folder import ChangedRecipeError, last_checkpoint
 ANSWERS = ("red", "blue")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A tiny model, 12 rows with a picture, 12 of text; the cache stays here too."""
-    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPEN_OWL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model, 12 rows with a picture, 12 of text, and in `out` what both stages make of them."""
+    folder = tmp_path_factory.mktemp("run")
+    write_inputs(folder)
+    quietly(two_stages(folder))
+    return folder
+
+
+def write_inputs(tmp_path):
     model, processor = tiny_owl()
     model.save_pretrained(tmp_path / "owl")
     processor.save_pretrained(tmp_path / "owl")
@@ -35,7 +48,6 @@ def folder(tmp_path, monkeypatch):
         words.append(row([{"type": "text", "text": "what is two ?"}], "one ."))
     (tmp_path / "pictures.jsonl").write_text("\n".join(pictures))
     (tmp_path / "words.jsonl").write_text("\n".join(words))
-    return tmp_path
 
 
 def row(question, answer):
@@ -83,21 +95,16 @@ def quietly(recipe, **options):
 
 
 def test_a_recipe_of_two_stages_gives_checkpoints_that_open_and_a_log_of_each(folder):
-    heard = []
-    last = quietly(two_stages(folder), on_progress=heard.append)
-    assert last == folder / "out" / "talk"
     for stage in ("see", "talk"):
         model, processor = open_checkpoint(folder / "out" / stage)
         assert processor.num_image_tokens == model.config.num_image_tokens
         assert [record["step"] for record in read_log(folder / "out" / stage / "log.jsonl")] == [1, 2, 3, 4]
         assert not (folder / "out" / stage / "checkpoints").exists()
-    assert [record["stage"] for record in heard] == ["see"] * 4 + ["talk"] * 4
     assert load_recipe(folder / "out" / "recipe.yaml") == two_stages(folder)
     assert "use_cache" not in json.loads((folder / "out" / "see" / "config.json").read_text())
 
 
 def test_the_first_stage_leaves_the_llm_as_it_was_and_the_second_the_vision_model(folder):
-    quietly(two_stages(folder))
     start = load_file(folder / "owl" / "model.safetensors")
     see = load_file(folder / "out" / "see" / "model.safetensors")
     for name, weight in start.items():
@@ -112,12 +119,9 @@ def test_the_first_stage_leaves_the_llm_as_it_was_and_the_second_the_vision_mode
 
 
 def test_what_is_learned_can_be_seen_in_the_loss(folder):
-    quietly(
-        two_stages(
-            folder, steps=30, learns={"vision_model": "full", "abstractor": "full", "language_model": "full"}
-        )
-    )
-    records = read_log(folder / "out" / "see" / "log.jsonl")
+    learns = {"vision_model": "full", "abstractor": "full", "language_model": "full"}
+    quietly(two_stages(folder, "full", steps=30, learns=learns))
+    records = read_log(folder / "full" / "see" / "log.jsonl")
     assert records[-1]["loss"] < records[0]["loss"] / 2
 
 
@@ -135,13 +139,16 @@ def killed_at(stage, step):
 
 @pytest.mark.parametrize("place", [("see", 3), ("talk", 3)])
 def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(folder, place):
-    unbroken = quietly(two_stages(folder, "unbroken"))
+    unbroken, killed = folder / "out" / "talk", f"killed-in-{place[0]}"
     with pytest.raises(Killed):
-        quietly(two_stages(folder, "killed"), on_progress=killed_at(*place))
-    checkpoint = last_checkpoint(folder / "killed" / place[0])
+        quietly(two_stages(folder, killed), on_progress=killed_at(*place))
+    checkpoint = last_checkpoint(folder / killed / place[0])
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-2"
-    resumed = quietly(two_stages(folder, "killed"))
+    heard = []
+    resumed = quietly(two_stages(folder, killed), on_progress=heard.append)
+    assert heard[0]["stage"] == place[0]
+    assert heard[0]["step"] == 3
     for name in ("see/model.safetensors", "talk/adapter_model.safetensors"):
         weights, expected = load_file(resumed.parent / name), load_file(unbroken.parent / name)
         assert weights.keys() == expected.keys()
@@ -160,31 +167,27 @@ def test_a_signal_stops_after_a_whole_step_with_a_checkpoint(folder):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(TrainingStopped, match="the same command goes on"):
-        quietly(two_stages(folder, steps=9), on_progress=interrupt)
-    checkpoint = last_checkpoint(folder / "out" / "see")
+        quietly(two_stages(folder, "stopped", steps=9), on_progress=interrupt)
+    checkpoint = last_checkpoint(folder / "stopped" / "see")
     assert checkpoint is not None
     assert checkpoint.name in ("checkpoint-3", "checkpoint-4")
 
 
-def test_a_half_written_checkpoint_is_passed_over(folder):
-    with pytest.raises(Killed):
-        quietly(two_stages(folder), on_progress=killed_at("see", 4))
-    whole = last_checkpoint(folder / "out" / "see")
-    assert whole is not None
-    (whole.parent / "checkpoint-3").mkdir()
-    (whole.parent / "checkpoint-3" / "trainer_state.json").write_text("{")
-    assert last_checkpoint(folder / "out" / "see") == whole
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((2, '{"global_step": 2}'), (3, "{")):
+        (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+        (tmp_path / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoints" / "checkpoint-10").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "checkpoint-2"
 
 
 def test_a_finished_run_is_not_run_again(folder):
-    quietly(two_stages(folder))
     written = (folder / "out" / "talk" / "adapter_model.safetensors").stat().st_mtime_ns
     assert quietly(two_stages(folder)) == folder / "out" / "talk"
     assert (folder / "out" / "talk" / "adapter_model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(folder):
-    quietly(two_stages(folder))
     with pytest.raises(ChangedRecipeError) as refused:
         quietly(two_stages(folder, steps=5))
     assert "-  steps: 4" in str(refused.value)
@@ -192,9 +195,9 @@ def test_a_changed_recipe_is_refused_with_the_difference(folder):
 
 
 def test_epochs_count_the_rows_of_all_sources(folder):
-    quietly(two_stages(folder, steps=None, epochs=0.5))
-    assert read_log(folder / "out" / "see" / "log.jsonl")[-1]["steps"] == 2  # half of 12 rows, 4 a step
-    assert read_log(folder / "out" / "talk" / "log.jsonl")[-1]["steps"] == 3
+    quietly(two_stages(folder, "epochs", steps=None, epochs=0.5))
+    assert read_log(folder / "epochs" / "see" / "log.jsonl")[-1]["steps"] == 2  # half of 12 rows, 4 a step
+    assert read_log(folder / "epochs" / "talk" / "log.jsonl")[-1]["steps"] == 3
 
 
 def test_a_log_forgets_the_steps_that_a_resumed_run_takes_again(tmp_path):

@@ -32,10 +32,10 @@ class StageTrainer(Trainer):
 
     Args:
         model: what `apply_stage` returned.
-        stream: gives batches for ever, each with the `places` of its rows. It is never prepared by
-            Accelerate and never replayed, so its state, saved with every checkpoint, is exactly where the weights are.
-        blank_picture: [1, channels, height, width], read in batches without a picture so that the visual parts
-            take part in every backward pass.
+        stream: gives batches for ever, each with the `places` of its rows. Accelerate never prepares it and
+            nothing replays it, so its state, saved with every checkpoint, is exactly where the weights are.
+        blank_picture: [1, channels, height, width], read in batches without a picture, so that the visual
+            parts take part in every backward pass.
     """
 
     def __init__(
