@@ -60,8 +60,8 @@ def test_presets_of_the_paper_hold_its_numbers(folder):
     assert stage("released-stage2")["learns"]["abstractor"] == "frozen"
 
 
-def test_every_number_of_a_preset_has_its_source_beside_it():
-    for name in preset_names():
+def test_every_number_of_a_published_preset_has_its_source_beside_it():
+    for name in (name for name in preset_names() if name.startswith(("paper-", "released-"))):
         text = (PRESETS / f"{name}.yaml").read_text()
         for line in text.splitlines():
             has_a_value = ":" in line.split("#")[0] and not line.split("#")[0].rstrip().endswith(":")
