@@ -1,6 +1,7 @@
 """Opening a checkpoint, whatever kind it is: ours, a released one, or an adapter."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -32,16 +33,15 @@ def open_checkpoint(
         model, processor = open_released(directory, dtype)
     else:
         model, processor = _open_own(directory, dtype)
-    return model.to(device or "cpu").eval(), processor
+    model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+    return model.eval(), processor
 
 
 def open_processor(path_or_id: str | Path) -> MplugOwlProcessor:
     """The processor alone of whatever `open_checkpoint` opens, without reading weights."""
     directory = local_directory(path_or_id)
     if (directory / "adapter_config.json").exists():
-        from .adapter import adapter_base
-
-        return open_processor(adapter_base(directory))
+        return open_processor(_base(directory))
     return load_released_processor(directory) if is_released(directory) else _own_processor(directory)
 
 
@@ -59,7 +59,7 @@ def _open_own(
     directory: Path, dtype: torch.dtype | None
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
     processor = _own_processor(directory)
-    model, report = MplugOwlForConditionalGeneration.from_pretrained(
+    model, report = MplugOwlForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         directory, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
     )
     refuse_mismatch(report, directory)
@@ -69,10 +69,18 @@ def _open_own(
 def _open_adapter(
     directory: Path, dtype: torch.dtype | None
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
-    from .adapter import adapter_base, fold_adapter  # peft is needed for adapters only
+    from .adapter import fold_adapter  # peft is needed for adapters only
 
-    model, processor = open_checkpoint(adapter_base(directory), dtype)
-    return fold_adapter(model, directory), processor
+    model, processor = open_checkpoint(_base(directory), dtype)
+    return cast(MplugOwlForConditionalGeneration, fold_adapter(model, directory)), processor
+
+
+def _base(adapter: Path) -> str:
+    from .adapter import adapter_base
+
+    base = adapter_base(adapter)
+    assert base is not None  # the folder has an adapter_config.json
+    return base
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

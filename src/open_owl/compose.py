@@ -5,12 +5,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from tokenizers import AddedToken
 from transformers import (
     MODEL_MAPPING,
+    AddedToken,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -196,8 +196,9 @@ def add_media_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     tokenizer.add_tokens(tokens, special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    image_token_id, video_token_id = tokenizer.convert_tokens_to_ids(["<image>", "<|video|>"])
-    return image_token_id, video_token_id
+    ids = tokenizer.convert_tokens_to_ids(["<image>", "<|video|>"])
+    assert isinstance(ids, list)  # of a list of tokens
+    return ids[0], ids[1]
 
 
 def abstractor_config(
@@ -239,8 +240,8 @@ def join(
         ValueError: AutoModel builds another class than the causal LM's body; a part lacks weights, or has
             weights that find no place.
     """
-    body, head = causal_lm.base_model, causal_lm.get_output_embeddings()
-    built = MODEL_MAPPING[type(config.text_config)]
+    body, head = causal_lm.base_model, cast(torch.nn.Module, causal_lm.get_output_embeddings())
+    built: Any = MODEL_MAPPING[type(config.text_config)]
     if type(body) is not built:
         raise ValueError(
             f"{type(causal_lm).__name__} is built on {type(body).__name__}, but AutoModel builds "
@@ -253,7 +254,7 @@ def join(
     }
     weights |= {f"lm_head.{name}": tensor for name, tensor in head.state_dict().items()}
     with quiet_loading():
-        model, report = MplugOwlForConditionalGeneration.from_pretrained(
+        model, report = MplugOwlForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
         )
     missing = [name for name in report["missing_keys"] if not name.startswith(ABSTRACTOR)]

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import AddedToken
-from transformers import CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AddedToken, CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
 
 from .chat_templates import HUMAN_AI
 from .hub import local_directory
@@ -79,7 +78,7 @@ def load_released_model(
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     dtype = dtype or next(iter(weights.values())).dtype
-    model, report = MplugOwlForConditionalGeneration.from_pretrained(
+    model, report = MplugOwlForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         None,
         config=config,
         state_dict=weights,
@@ -125,7 +124,8 @@ def convert(source: str | Path, out: str | Path, tokenizer: str | Path | None = 
         raise ValueError(
             f"{source} is not a released mPLUG-Owl checkpoint; open_owl.load opens OpenOwl ones as they are"
         )
-    model, processor = open_released(directory, tokenizer_directory=tokenizer and local_directory(tokenizer))
+    tokenizer_directory = local_directory(tokenizer) if tokenizer else None
+    model, processor = open_released(directory, tokenizer_directory=tokenizer_directory)
     model.save_pretrained(out)
     processor.save_pretrained(out)
 

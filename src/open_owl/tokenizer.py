@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import processors
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .sentencepiece_bpe import tokenizer_from_sentencepiece
 

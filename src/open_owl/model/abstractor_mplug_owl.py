@@ -117,10 +117,11 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
             for name in ("query_tokens", "temporal_query_tokens", "vit_eos"):
                 if hasattr(self, name):
                     init.normal_(getattr(self, name), std=self.config.initializer_range)
-            if self.position_embedding is not None:
+            if self.position_embedding is not None and self.config.position_grid is not None:
+                rows, columns = self.config.position_grid
                 init.copy_(
                     self.position_embedding,
-                    sine_cosine_grid(*self.config.position_grid, self.config.hidden_size),
+                    sine_cosine_grid(rows, columns, self.config.hidden_size),
                 )
 
     def forward(self, patches: torch.Tensor, is_video: bool = False) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Attention: one call into transformers' interface for our own parts, and what the stock parts can do."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -24,7 +26,7 @@ def supported_attention(config: PreTrainedConfig, implementation: str | None) ->
     """
     if implementation in (None, "eager"):
         return implementation
-    part = MODEL_MAPPING[type(config)]
+    part: Any = MODEL_MAPPING[type(config)]
     flag = next(
         (flag for name, flag in SUPPORT_FLAGS.items() if name in implementation),
         "_supports_attention_backend",
@@ -36,7 +38,7 @@ def supported_attention(config: PreTrainedConfig, implementation: str | None) ->
 
 
 def attend(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float = 0.0
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float = 0.0
 ) -> torch.Tensor:
     """Full (unmasked) attention by the implementation that `module.config` names.
 

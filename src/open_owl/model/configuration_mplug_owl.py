@@ -79,15 +79,16 @@ class MplugOwlConfig(PreTrainedConfig):
     """
 
     model_type = "mplug-owl"
-    sub_configs = {
+    sub_configs = {  # pyright: ignore[reportAssignmentType]
         "vision_config": AutoConfig,
         "text_config": AutoConfig,
         "visual_abstractor_config": MplugOwlVisualAbstractorConfig,
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    visual_abstractor_config: dict[str, Any] | PreTrainedConfig | None = None
+    # Given as a dictionary or a config; a config of the part's own class once built.
+    vision_config: Any = None
+    text_config: Any = None
+    visual_abstractor_config: Any = None
     num_query_tokens: int = 64
     image_token_id: int = 32000
     video_token_id: int = 32001

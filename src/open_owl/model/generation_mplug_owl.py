@@ -15,11 +15,12 @@ class WordsOnly(LogitsProcessorList):
         super().__init__(processors)
         self.slot_ids = slot_ids
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
-        return super().__call__(words_only(input_ids, self.slot_ids), scores, **kwargs)
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        words = words_only(input_ids, self.slot_ids)
+        return super().__call__(words, scores, **kwargs)  # pyright: ignore[reportArgumentType]
 
 
-def words_only(input_ids: torch.LongTensor, slot_ids: tuple[int, ...]) -> torch.LongTensor:
+def words_only(input_ids: torch.Tensor, slot_ids: tuple[int, ...]) -> torch.Tensor:
     """ids [rows, length] with each slot replaced by the first word of its row, which was said in any case."""
     slots = torch.isin(input_ids, torch.tensor(slot_ids, device=input_ids.device))
     first_word = slots.long().argmin(dim=1, keepdim=True)  # the first position that is no slot

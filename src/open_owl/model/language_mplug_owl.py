@@ -1,5 +1,7 @@
 """The foundation LLM, headless, and the head that is carried over from its causal-LM class."""
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,7 +30,7 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     language_model = build_part(config)
     norm = getattr(language_model, "word_embeddings_layernorm", None)
     if norm is not None:
-        embedding = language_model.get_input_embeddings()
+        embedding = cast(nn.Embedding, language_model.get_input_embeddings())
         language_model.set_input_embeddings(NormedEmbedding(embedding, norm))
         language_model.word_embeddings_layernorm = nn.Identity()
     return language_model

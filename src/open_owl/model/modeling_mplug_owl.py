@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,8 +14,8 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .abstractor_mplug_owl import MplugOwlVisualAbstractor
 from .attention_mplug_owl import supported_attention
@@ -48,7 +49,7 @@ class MplugOwlPreTrainedModel(PreTrainedModel):
     config_class = MplugOwlConfig
     config: MplugOwlConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "video", "text")
+    input_modalities = ("image", "video", "text")  # pyright: ignore[reportAssignmentType]
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
     _supports_flash_attn = True
@@ -84,7 +85,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         super().__init__(config)
         self.vision_model = build_vision_model(config.vision_config, config.vision_final_norm)
         self.language_model = build_language_model(config.text_config)
-        width = self.language_model.get_input_embeddings().embedding_dim
+        width = cast(nn.Embedding, self.language_model.get_input_embeddings()).embedding_dim
         self.abstractor = MplugOwlVisualAbstractor(
             config.visual_abstractor_config, config.num_query_tokens, width
         )
@@ -136,11 +137,11 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
@@ -154,7 +155,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         visual_tokens = None
-        if inputs_embeds is None:
+        if input_ids is not None:
             inputs_embeds, visual_tokens = self._embed(input_ids, pixel_values, pixel_values_videos)
         elif pixel_values is not None or pixel_values_videos is not None:
             raise ValueError(
@@ -185,7 +186,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
 
     def _embed(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None,
         pixel_values_videos: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -228,7 +229,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
     def __init__(self, config: MplugOwlConfig):
         super().__init__(config)
         self.model = MplugOwlModel(config)
-        embedding = self.model.get_input_embeddings()
+        embedding = cast(nn.Embedding, self.model.get_input_embeddings())
         vocab_size = config.text_config.vocab_size
         self.lm_head = nn.Linear(embedding.embedding_dim, vocab_size, bias=config.lm_head_bias)
         name = embedding_name(self.model.language_model)
@@ -253,14 +254,14 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
@@ -317,16 +318,16 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         **model_kwargs,
-    ) -> tuple[torch.LongTensor | None, dict]:
+    ) -> tuple[torch.Tensor | None, dict]:
         """Beams and several answers: pictures are repeated with their row, not one by one."""
         slots = {
             "pixel_values": self.config.image_token_id,
             "pixel_values_videos": self.config.video_token_id,
         }
         media = {name: model_kwargs.pop(name, None) for name in slots}
-        expanded, model_kwargs = super()._expand_inputs_for_generation(
+        expanded, model_kwargs = super()._expand_inputs_for_generation(  # pyright: ignore
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         for name, pixels in media.items():
@@ -342,7 +343,8 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         prompt = kwargs.get("encoder_input_ids")
         if prompt is not None and not prompt.is_floating_point():
             kwargs["encoder_input_ids"] = words_only(prompt, slot_ids)
-        return WordsOnly(super()._get_logits_processor(*args, **kwargs), slot_ids)
+        processors = super()._get_logits_processor(*args, **kwargs)  # pyright: ignore
+        return WordsOnly(processors, slot_ids)
 
 
 def _summed_loss(
