@@ -7,7 +7,7 @@ import pytest
 
 from open_owl.owlet import conversations
 from open_owl.owlet.knowledge import text_instruction
-from open_owl.owlet.language import CAPTION_REQUESTS, caption, empty_places, written_facts, written_scene
+from open_owl.owlet.language import CAPTION_REQUESTS, caption, written_facts, written_scene
 from open_owl.owlet.questions import ABILITIES, SINGLE, ask, ask_pair, make_pair
 from open_owl.owlet.words import COLORS, NUMBERS, SHAPES, plural, vocabulary
 from open_owl.owlet.world import make_scene
@@ -118,9 +118,7 @@ def test_a_written_scene_says_each_fact_once():
         facts = [set(fact.split()) for fact in written_facts(rng, scene)]
         for row in table(scene):
             assert facts.count({row["size"], row["color"], row["shape"], *row["place"].split()}) == 1
-        nothing = [fact for fact in facts if "nothing" in fact]
-        assert all(fact - {"nothing"} in [set(p.split()) for p in empty_places(scene)] for fact in nothing)
-        assert len(facts) == len(scene.things) + (scene.writing is not None) + len(nothing)
+        assert len(facts) == len(scene.things) + (scene.writing is not None)
 
 
 def test_the_vocabulary_has_two_hundred_words_and_covers_all_that_is_ever_said():

@@ -1,7 +1,7 @@
 """Conversations about the little world, from a seed: both stages and the LLM's pretraining use them."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .knowledge import text_instruction
@@ -27,13 +27,17 @@ def captioned(rng: random.Random, split: Split) -> Example:
 
 
 def interview(
-    rng: random.Random, split: Split, max_things: int = MAX_THINGS, caption_rate: float = 0.0
+    rng: random.Random,
+    split: Split,
+    max_things: int = MAX_THINGS,
+    caption_rate: float = 0.0,
+    abilities: Sequence[str] = (),
 ) -> Example:
-    """One picture and up to five questions of different abilities, at times after a description."""
+    """One picture and up to five questions of `abilities` (all, shuffled), at times after a description."""
     scene = make_scene(rng, split, max_things)
-    abilities = rng.sample(list(SINGLE), len(SINGLE))
-    questions = [question for ability in abilities if (question := ask(rng, scene, split, ability))]
-    talk = _talk(questions[:5])
+    abilities = abilities or rng.sample(list(SINGLE), len(SINGLE))
+    asked = dict.fromkeys(ask(rng, scene, split, ability) for ability in abilities)
+    talk = _talk([question for question in asked if question is not None][:5])
     if rng.random() < caption_rate:
         talk = ((rng.choice(CAPTION_REQUESTS), caption(scene)), *talk)
     return Example((scene,), talk)

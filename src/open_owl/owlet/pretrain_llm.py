@@ -21,13 +21,21 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from .conversations import chat, comparison, interview
 from .language import written_facts
 from .tokenizer import AI, BOS, EOS, HUMAN, build_tokenizer
+from .words import COLORS, SHAPES, STAND_INS, plural
 from .world import Scene, Split
 
 MAX_WORDS = 6  # the most words that are added into one position
-NOISE = 0.7  # the largest noise on a soft position, in standard deviations of the embedding table
+NOISE = 0.5  # the largest noise on a soft position, in standard deviations of the embedding table
+
+# The share of conversations in which colours and shapes have made-up names. What can be guessed from pairs
+# seen before is not read, and fails on a new pair; a name that is new in every conversation must be read.
+MADE_UP = 0.3
+
+# How often each ability is asked for, in parts: more often what is harder to read.
+ASKED = {"color": 2, "shape": 2, "size": 3, "position": 5, "count": 3, "word": 1, "exists": 2}
 
 # From which share of the steps on: the most things in a scene, and the share of scenes written softly.
-CURRICULUM = ((0.0, 1, 0.0), (0.05, 2, 0.0), (0.15, 3, 0.5), (0.3, 5, 0.65))
+CURRICULUM = ((0.0, 1, 0.7), (0.03, 2, 0.7), (0.15, 3, 0.7), (0.33, 5, 0.7))
 
 
 @dataclass
@@ -52,6 +60,7 @@ class RowWriter:
         self.split: Split = split
         self.soft_rate = soft_rate
         self.max_things = max_things
+        self.names: dict[str, str] = {}
 
     def row(self, rng: random.Random) -> Row:
         """A conversation of one of three kinds: plain knowledge, about two scenes, about one."""
@@ -61,7 +70,9 @@ class RowWriter:
         elif kind < 0.28:
             example = comparison(rng, self.split)
         else:
-            example = interview(rng, self.split, self.max_things, caption_rate=0.4)
+            abilities = rng.choices(list(ASKED), list(ASKED.values()), k=6)
+            example = interview(rng, self.split, self.max_things, caption_rate=0.2, abilities=abilities)
+        self.names = made_up_names(rng) if self.split == "train" and rng.random() < MADE_UP else {}
         row = Row([], [], [])
         self._add(row, BOS)
         for i, (question, answer) in enumerate(example.talk):
@@ -79,7 +90,7 @@ class RowWriter:
 
     def _add(self, row: Row, *words: str, supervised: bool = False) -> None:
         for word in words:
-            token = self.ids[word]
+            token = self._id(word)
             row.words.append([token])
             row.labels.append(token if supervised else -100)
             row.soft.append(False)
@@ -88,20 +99,31 @@ class RowWriter:
         facts = written_facts(rng, scene)
         if rng.random() >= self.soft_rate:
             return self._add(row, *f"{' ; '.join(facts)} .".split())
-        merge, marks = rng.choice((0.5, 0.8, 1.0)), rng.random() < 0.3
+        merge = rng.choice((0.6, 1.0, 1.0, 1.0))
+        # Where a fact is one position, it needs no mark to be told from the next.
+        marks = merge < 1 or rng.random() < 0.3
         for fact in facts:
             for group in _merge_neighbours(rng, fact.split(), merge):
-                self._soft(row, [self.ids[word] for word in group])
+                self._soft(row, [self._id(word) for word in group])
             if marks:
                 self._add(row, ";")
             while rng.random() < 0.25:
                 self._soft(row, [])
         self._add(row, ".")
 
+    def _id(self, word: str) -> int:
+        return self.ids[self.names.get(word, word)]
+
     def _soft(self, row: Row, words: list[int]) -> None:
         row.words.append(words)
         row.labels.append(-100)
         row.soft.append(True)
+
+
+def made_up_names(rng: random.Random) -> dict[str, str]:
+    """Other words for all colours and shapes, as if they were called so; plurals are as singulars."""
+    names = dict(zip(COLORS + SHAPES, rng.sample(STAND_INS, len(COLORS) + len(SHAPES)), strict=True))
+    return names | {plural(shape): names[shape] for shape in SHAPES}
 
 
 def _merge_neighbours(rng: random.Random, words: list[str], rate: float) -> list[list[str]]:
@@ -183,11 +205,13 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - 100) / max(1, steps - 100))))
 
 
-def train(out: Path, steps: int, batch_size: int, peak: float, seed: int) -> None:
+def train(out: Path, steps: int, batch_size: int, peak: float, seed: int, start: Path | None) -> None:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
+    if start is not None:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(tokenizer)} tokens", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.02)
     exam = [RowWriter(tokenizer, "heldout", soft, 5) for soft in (0.0, 1.0)]
@@ -196,7 +220,8 @@ def train(out: Path, steps: int, batch_size: int, peak: float, seed: int) -> Non
     for step in range(steps):
         if not batches:
             # Rows of like length together, so that little is padded.
-            rows = sorted((_writer(tokenizer, step / steps).row(rng) for _ in range(8 * batch_size)), key=len)
+            writer = _writer(tokenizer, step / steps if start is None else 1.0)
+            rows = sorted((writer.row(rng) for _ in range(8 * batch_size)), key=len)
             batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
             rng.shuffle(batches)
         for group in optimizer.param_groups:
@@ -242,12 +267,12 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain the little LLM on written scenes (text only).")
     parser.add_argument("--out", type=Path, default=Path("owlet-llm"))
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--peak", type=float, default=2.5e-3)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch-size", dest="batch_size", type=int, default=32)
+    parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.out, arguments.steps, arguments.batch_size, arguments.peak, arguments.seed)
+    parser.add_argument("--start", type=Path, help="weights to go on from, past the curriculum")
+    train(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

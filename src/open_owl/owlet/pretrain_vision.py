@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
-from .drawing import LETTER_PITCH, SIDE, draw, letter_corners
+from .drawing import CELL, LETTER_PITCH, SIDE, draw, letter_corners
 from .pretrain_llm import learning_rate
 from .words import COLORS, LETTERS, PICTURE_WORDS, SHAPES, SIZES
 from .world import Scene, Split, make_scene
@@ -30,6 +31,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "word": PICTURE_WORDS,
 }
 MEAN, SPREAD = 0.8, 0.3
+UNLABELLED = -100
 
 
 def labels_of(scene: Scene) -> np.ndarray:
@@ -56,9 +58,32 @@ def _cell(index: int) -> slice:
 def draw_batch(rng: random.Random, split: Split, size: int) -> tuple[Tensor, Tensor]:
     """`size` pictures [size, 3, SIDE, SIDE] as the image processor gives them, and their dense labels."""
     scenes = [make_scene(rng, split, word_rate=0.5) for _ in range(size)]
-    pixels = torch.from_numpy(np.stack([np.asarray(draw(scene)) for scene in scenes]))
+    pictures, labels = [draw(scene) for scene in scenes], [labels_of(scene) for scene in scenes]
+    if split == "train":
+        pairs = (_part_hidden(rng, *pair) for pair in zip(pictures, labels, strict=True))
+        pictures, labels = zip(*pairs, strict=True)
+    pixels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     pixels = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN) / SPREAD
-    return pixels, torch.from_numpy(np.stack([labels_of(scene) for scene in scenes]))
+    return pixels, torch.from_numpy(np.stack(labels))
+
+
+def _part_hidden(
+    rng: random.Random, picture: Image.Image, labels: np.ndarray
+) -> tuple[Image.Image, np.ndarray]:
+    """At times the picture in grey without colour labels, as a blur with these alone, or without shapes.
+
+    So shapes are learned apart from colours and colours apart from shapes, and both hold for a new pair.
+    """
+    kind = rng.random()
+    if kind < 0.45:
+        labels[0] = UNLABELLED
+        return picture.convert("L").convert("RGB"), labels
+    if kind < 0.6:
+        labels[1:] = UNLABELLED
+        return picture.reduce(CELL // 3).resize(picture.size, Image.Resampling.BILINEAR), labels
+    if kind < 0.8:
+        labels[1] = UNLABELLED
+    return picture, labels
 
 
 def build_model() -> ResNetModel:
@@ -94,7 +119,7 @@ def train(out: Path, steps: int, batch_size: int, peak: float, seed: int) -> Non
     head = DenseHead(model.config.hidden_sizes[-1])
     parameters = [*model.parameters(), *head.parameters()]
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.1)
     started = time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -134,8 +159,11 @@ def save(model: ResNetModel, out: Path) -> None:
         for name, value in model.state_dict().items()
     }
     model.save_pretrained(out, state_dict=state)
-    processor = ViTImageProcessor(
-        size={"height": SIDE, "width": SIDE}, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3, resample=3
+    processor = CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        image_mean=[MEAN] * 3,
+        image_std=[SPREAD] * 3,
     )
     processor.save_pretrained(out)
 
@@ -143,7 +171,7 @@ def save(model: ResNetModel, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain the little vision tower on labelled pictures.")
     parser.add_argument("--out", type=Path, default=Path("owlet-vision"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--peak", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -49,21 +49,30 @@ def ask_shape(rng: random.Random, scene: Scene, split: Split) -> Question | None
 
 
 def ask_size(rng: random.Random, scene: Scene, split: Split) -> Question | None:
-    named = _only(scene, "pair")
+    named = _names_of_one(scene)
     if not named:
         return None
-    thing = rng.choice(named)
-    text = rng.choice(("is the {} {} small or large ?", "what size is the {} {} ?")).format(*thing.pair)
+    name, thing = rng.choice(named)
+    text = rng.choice(("is the {} small or large ?", "what size is the {} ?")).format(name)
     return Question("size", text, thing.size)
 
 
 def ask_position(rng: random.Random, scene: Scene, split: Split) -> Question | None:
-    named = _only(scene, "pair")
+    named = _names_of_one(scene)
     if not named:
         return None
-    thing = rng.choice(named)
-    text = rng.choice(("where is the {} {} ?", "at which position is the {} {} ?")).format(*thing.pair)
+    name, thing = rng.choice(named)
+    text = rng.choice(("where is the {} ?", "at which position is the {} ?")).format(name)
     return Question("position", text, thing.place)
+
+
+def _names_of_one(scene: Scene) -> list[tuple[str, Thing]]:
+    """Names that only one thing in the scene bears: "circle", "red thing", "red circle"."""
+    return [
+        *((t.shape, t) for t in _only(scene, "shape")),
+        *((f"{t.color} thing", t) for t in _only(scene, "color")),
+        *((f"{t.color} {t.shape}", t) for t in _only(scene, "pair")),
+    ]
 
 
 def ask_count(rng: random.Random, scene: Scene, split: Split) -> Question | None:
@@ -90,7 +99,8 @@ def ask_exists(rng: random.Random, scene: Scene, split: Split) -> Question | Non
     if rng.random() < 0.5:
         pair, answer = rng.choice(scene.things).pair, "yes"
     else:
-        absent = [p for p in PAIRS[split] if p not in here]
+        # On held-out pictures too, misses are pairs that training asks about.
+        absent = [p for p in PAIRS["train"] if p not in here]
         # Mostly near misses: the colour or the shape is there, but not the two on one thing.
         near = [p for p in absent if any(p[0] == t.color or p[1] == t.shape for t in scene.things)]
         pair, answer = rng.choice(near if rng.random() < 0.7 else absent), "no"

@@ -64,6 +64,14 @@ GLUE = (
 )  # fmt: skip
 
 
+# Words that stand in for a colour or a shape where the LLM must read and cannot guess.
+STAND_INS = tuple(
+    dict.fromkeys(
+        (*DAYS, *MONTHS, *PICTURE_WORDS, *(word for pair in OPPOSITES + KINDS + YOUNG for word in pair))
+    )
+)
+
+
 def plural(shape: str) -> str:
     """The plural of a shape's name."""
     return {"cross": "crosses"}.get(shape, shape + "s")

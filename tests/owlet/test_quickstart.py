@@ -1,0 +1,109 @@
+"""The quickstart in seconds: far too short to learn, long enough to go the whole way."""
+
+import re
+from collections import Counter
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from open_owl.owlet import exam, last_run, report
+from open_owl.owlet.questions import ABILITIES
+from open_owl.owlet.quickstart import BLIND, CONDITIONS, Plan, run
+from open_owl.owlet.world import HELD_OUT_PAIRS
+
+TINY = Plan(steps=(2, 2), rows=12, per_ability=2)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPEN_OWL_CACHE", str(folder / "cache"))
+        yield run(folder / "run", TINY, seed=3, console=Console(quiet=True))
+
+
+def test_both_stages_run_and_every_condition_is_scored(result):
+    assert list(result.scores) == list(CONDITIONS)
+    for scores in result.scores.values():
+        assert set(scores) == {*ABILITIES, exam.OVERALL}
+        assert all(0 <= share <= 1 for share in scores.values())
+    assert [log[-1]["step"] for log in result.logs.values()] != []
+    assert (result.checkpoint / "adapter_config.json").is_file()
+
+
+def test_the_checkpoint_is_noted_for_the_chat(result):
+    assert last_run.recall() == result.checkpoint.resolve()
+
+
+def test_a_run_begun_again_goes_on_and_gives_the_same(result):
+    again = run(result.checkpoint.parent, TINY, seed=3, console=Console(quiet=True))
+    assert again.answers == result.answers
+    assert again.scores == result.scores
+
+
+def test_the_page_needs_nothing_beside_it(result, tmp_path):
+    page = report.write_html(result, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 5
+    assert page.count("<polyline") == 2
+    assert not re.findall(r"(?:src|href)=[\"']?(?!data:)", page)
+    assert "$" not in page
+    for ability in ABILITIES:
+        assert f"<th>{ability}</th>" in page
+
+
+def test_the_table_and_the_pictures_are_those_of_the_run(result, tmp_path):
+    console = Console(record=True, width=120, quiet=True)
+    console.print(report.score_table(result))
+    text = console.export_text()
+    assert all(ability in text for ability in ABILITIES)
+    saved = report.save_pictures(result, tmp_path)
+    assert len(saved) == 5
+    assert all(file.is_file() for _, _, files in saved for file in files)
+
+
+def test_the_exam_asks_as_often_for_each_ability_about_held_out_pairs_alone():
+    paper = exam.draw_exam(seed=0, per_ability=20)
+    assert Counter(item.question.ability for item in paper) == dict.fromkeys(ABILITIES, 20)
+    assert {thing.pair for item in paper for scene in item.scenes for thing in scene.things} <= HELD_OUT_PAIRS
+    assert paper == exam.draw_exam(seed=0, per_ability=20)
+    assert paper != exam.draw_exam(seed=1, per_ability=20)
+
+
+def test_right_answers_score_one_and_the_majority_scores_its_share():
+    paper = exam.draw_exam(seed=0, per_ability=20)
+    answers = [item.question.answer for item in paper]
+    assert set(exam.mark(paper, answers).values()) == {1.0}
+    assert exam.mark(paper, [answer + " it is" for answer in answers])[exam.OVERALL] == 0
+    exists = Counter(item.question.answer for item in paper if item.question.ability == "exists")
+    assert exam.majority(paper)["exists"] == max(exists.values()) / 20
+
+
+def test_a_shuffled_picture_is_never_the_questions_own():
+    paper = exam.draw_exam(seed=0, per_ability=5)
+    own, shuffled = exam.own_pictures(paper), exam.shuffled_pictures(paper)
+    assert [len(pictures) for pictures in own] == [len(pictures) for pictures in shuffled]
+    for mine, other in zip(own, shuffled, strict=True):
+        assert [p.tobytes() for p in mine] != [p.tobytes() for p in other]
+
+
+def test_the_verdict_names_what_fell_short(result):
+    assert "below" in report.verdict(result)
+    perfect = {condition: dict.fromkeys((*ABILITIES, exam.OVERALL), 1.0) for condition in CONDITIONS}
+    perfect[BLIND] = dict.fromkeys((*ABILITIES, exam.OVERALL), 0.3)
+    result_of_a_good_run = type(result)(**{**vars(result), "scores": perfect})
+    assert "every ability" in report.verdict(result_of_a_good_run)
+
+
+def test_more_minutes_are_more_steps():
+    short, long = Plan.for_minutes(3), Plan.for_minutes(12)
+    assert all(few < many for few, many in zip(short.steps, long.steps, strict=True))
+    assert min(Plan.for_minutes(1).steps) > 0
+
+
+def test_the_command_tells_an_example():
+    from owl_cli.main import app
+
+    told = CliRunner().invoke(app, ["quickstart", "--help"])
+    assert told.exit_code == 0
+    assert "--minutes 15" in told.output
