@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.model.chats import SLOTS, chat_ids, picture, user, words
 from tests.parts import EDGE, Parts
 from transformers import AutoProcessor, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -14,49 +15,11 @@ from open_owl.model import MplugOwlProcessor
 from open_owl.model.images_mplug_owl import ImageError
 from open_owl.model.video_mplug_owl import VideoError
 
-SLOTS = 5  # 4 queries and vit_eos
-
 
 @pytest.fixture(scope="module")
 def processor(parts: Parts) -> MplugOwlProcessor:
     """An LLM with a chat template of its own; <s> is put first by the tokenizer."""
     return parts.owl("clip", "llama")[1]
-
-
-@pytest.fixture(scope="module")
-def released_form(parts: Parts) -> MplugOwlProcessor:
-    """An LLM without a chat template, which gets the released form."""
-    return parts.owl("clip", "mistral")[1]
-
-
-def picture(colour: str = "red", size: tuple[int, int] = (40, 30)) -> Image.Image:
-    return Image.new("RGB", size, colour)
-
-
-def words(processor: MplugOwlProcessor, ids) -> str:
-    """The text of ids, each run of slots written as one placeholder."""
-    text = processor.tokenizer.decode(ids)
-    for token in (processor.image_token, processor.video_token):
-        text = text.replace(token * SLOTS, f"[{token}]")
-    return text
-
-
-def user(*parts) -> dict:
-    content = [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
-        for part in parts
-    ]
-    return {"role": "user", "content": content}
-
-
-def assistant(text: str) -> dict:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-def chat_ids(processor: MplugOwlProcessor, messages: list[dict], **kwargs):
-    return processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **kwargs
-    )
 
 
 def test_each_placeholder_becomes_its_slots_and_each_picture_its_pixels(processor):
@@ -275,83 +238,6 @@ def test_a_video_file_is_read_as_its_picked_frames(processor, tmp_path: Path):
     torch.testing.assert_close(out["pixel_values_videos"], wanted["pixel_values_videos"], atol=0.2, rtol=0)
     with pytest.raises(VideoError, match=r"absent\.mp4"):
         processor(text="<|video|>", videos=str(tmp_path / "absent.mp4"))
-
-
-@pytest.mark.parametrize("which", ["processor", "released_form"])
-@pytest.mark.parametrize("typed", ["<image>", "</s>", "<s>", "<|video|>", "<unk>"])
-def test_a_special_token_that_a_user_types_is_only_text(request, which, typed):
-    processor = request.getfixturevalue(which)
-    plain = chat_ids(processor, [user(picture(), "what is xyz ?")])
-    out = chat_ids(processor, [user(picture(), f"what is {typed} ?")])
-    tokenizer = processor.tokenizer
-    for token in (*tokenizer.all_special_tokens, processor.image_token, processor.video_token):
-        token_id = tokenizer.convert_tokens_to_ids(token)
-        counts = [int((one["input_ids"] == token_id).sum()) for one in (out, plain)]
-        assert counts[0] == counts[1], token
-    assert words(processor, out["input_ids"][0]) == words(processor, plain["input_ids"][0]).replace(
-        "xyz", typed
-    )
-    assert out["pixel_values"].shape[0] == 1
-
-
-def test_a_plain_string_that_quotes_a_placeholder_is_only_text(processor):
-    out = chat_ids(processor, [{"role": "user", "content": "what does <image> mean?"}])
-    assert processor.image_token_id not in out["input_ids"]
-    assert "what does <image> mean?" in words(processor, out["input_ids"][0])
-
-
-def test_a_plain_string_holds_placeholders_where_pictures_come_beside_the_messages(processor):
-    messages = [{"role": "user", "content": "<image>\nwhat?"}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    out = processor(text=text, images=[picture()], add_special_tokens=False)
-    assert out["input_ids"][0] == chat_ids(processor, [user(picture(), "what?")])["input_ids"][0].tolist()
-
-
-def test_quoted_tokens_in_several_turns_of_a_batch_leave_every_picture_its_place(processor):
-    first = [
-        user(picture("red"), "is <image> HTML?"),
-        assistant("Yes, <image> </s> is."),
-        user("and?", picture("blue")),
-    ]
-    second = [user("no picture")]
-    out = chat_ids(processor, [first, second], processor_kwargs={"padding": True, "padding_side": "left"})
-    assert out["pixel_values"].shape[0] == 2
-    rows = [
-        words(processor, row[mask.bool()])
-        for row, mask in zip(out["input_ids"], out["attention_mask"], strict=True)
-    ]
-    assert rows[0].count("[<image>]") == 2
-    assert "[<image>]\nis <image> HTML?" in rows[0]
-    assert "Yes, <image> </s> is." in rows[0]
-    assert (out["input_ids"] == processor.image_token_id).sum(-1).tolist() == [2 * SLOTS, 0]
-    assert rows[1] == words(processor, chat_ids(processor, second)["input_ids"][0])
-
-
-def test_words_around_a_quoted_token_are_split_as_if_it_were_not_known(processor):
-    """Some tokenizers put a space before every piece that they get, so pieces must not become smaller."""
-    marked = f"{processor.image_token}a {processor.protect('<image>')} b"
-    ids = processor.tokenize_literally(marked, add_special_tokens=True)
-    same = processor.tokenizer.encode("a <image> b", add_special_tokens=False, split_special_tokens=True)
-    assert ids == [processor.tokenizer.bos_token_id, processor.image_token_id, *same]
-
-
-def test_the_assistants_tokens_can_be_had_as_a_mask(released_form):
-    messages = [user(picture(), "one?"), assistant("A cup."), user("two?"), assistant("No.")]
-    out = released_form.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
-    )
-    ids = out["input_ids"][0][out["assistant_masks"][0].bool()]
-    assert released_form.tokenizer.decode(ids) == "A cup.</s>No.</s>"
-
-
-def test_the_mask_of_the_assistants_tokens_is_refused_where_tokens_are_quoted(released_form):
-    with pytest.raises(ValueError, match="return_offsets_mapping cannot be had for a text that quotes"):
-        released_form.apply_chat_template(
-            [user("<image>?"), assistant("Yes.")],
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
 
 
 def test_truncation_that_cuts_a_picture_is_refused(processor):

@@ -172,6 +172,12 @@ class MplugOwlProcessor(ProcessorMixin):
 
         Only where `processor_kwargs` brings pictures are those in a message's plain string placeholders.
         """
+        if kwargs.get("return_assistant_tokens_mask") and not hasattr(
+            self, "_adjust_assistant_masks_indices"
+        ):
+            raise ValueError(
+                "this transformers misplaces the assistant tokens mask beside pictures; use 5.23"
+            )
         if tokenize:
             brought = {**kwargs, **(kwargs.get("processor_kwargs") or {})}
             strings_too = brought.get("images") is None and brought.get("videos") is None

@@ -127,7 +127,7 @@ class MplugOwlVisionModel(PreTrainedModel):
     config_class = MplugOwlVisionConfig
     config: MplugOwlVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # pyright: ignore[reportAssignmentType]
     supports_gradient_checkpointing = True
     _no_split_modules = ["VisionLayer"]
     _supports_sdpa = True
@@ -168,14 +168,14 @@ def build_vision_model(config: PreTrainedConfig, final_norm: bool = True) -> Pre
     What no visual token depends on would get no gradient, which stalls distributed training, and would be
     saved and loaded for nothing.
     """
-    if getattr(config, "vision_use_head", False):
-        config.vision_use_head = False  # SigLIP's pooling head
+    if config.model_type in ("siglip_vision_model", "siglip2_vision_model"):
+        config.vision_use_head = False  # the pooling head; transformers 5.17 has it on without a setting
     if getattr(config, "use_mask_token", False):
         config.use_mask_token = False  # DINOv2's pretraining mask
     vision_model = build_part(config)
     pooler = getattr(vision_model, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
-        vision_model.pooler = None
+        setattr(vision_model, "pooler", None)  # noqa: B010 (nn.Module is typed as if it held no None)
     if not final_norm:
         setattr(vision_model, _final_norm_name(vision_model), nn.Identity())
     return vision_model
