@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from .hub import local_directory
-from .loading_report import refuse_mismatch
+from .loading_report import quiet_loading, refuse_mismatch
 from .model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlProcessor
 from .released import is_released, load_released_processor, model_type, open_released
 
@@ -59,9 +59,10 @@ def _open_own(
     directory: Path, dtype: torch.dtype | None
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
     processor = _own_processor(directory)
-    model, report = MplugOwlForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-        directory, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    with quiet_loading():
+        model, report = MplugOwlForConditionalGeneration.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            directory, dtype=dtype or "auto", output_loading_info=True, ignore_mismatched_sizes=True
+        )
     refuse_mismatch(report, directory)
     return model, processor
 
