@@ -27,12 +27,13 @@ from .world import Scene, Split
 MAX_WORDS = 6  # the most words that are added into one position
 NOISE = 0.5  # the largest noise on a soft position, in standard deviations of the embedding table
 
-# The share of conversations in which colours and shapes have made-up names. What can be guessed from pairs
-# seen before is not read, and fails on a new pair; a name that is new in every conversation must be read.
-MADE_UP = 0.3
+# The share of conversations in which each colour and shape may have a made-up name, and the share of those
+# that then have one. What can be guessed from pairs seen before is not read, and fails on a new pair; a
+# name that is new in every conversation must be read, and so must what stands beside it.
+MADE_UP, RENAMED = 0.65, 0.5
 
 # How often each ability is asked for, in parts: more often what is harder to read.
-ASKED = {"color": 2, "shape": 2, "size": 3, "position": 5, "count": 3, "word": 1, "exists": 2}
+ASKED = {"color": 2, "shape": 2, "size": 2, "position": 6, "count": 6, "word": 1, "exists": 2}
 
 # From which share of the steps on: the most things in a scene, and the share of scenes written softly.
 CURRICULUM = ((0.0, 1, 0.7), (0.03, 2, 0.7), (0.15, 3, 0.7), (0.33, 5, 0.7))
@@ -67,7 +68,7 @@ class RowWriter:
         kind = rng.random()
         if kind < 0.1:
             example = chat(rng)
-        elif kind < 0.28:
+        elif kind < 0.4:
             example = comparison(rng, self.split)
         else:
             abilities = rng.choices(list(ASKED), list(ASKED.values()), k=6)
@@ -121,9 +122,10 @@ class RowWriter:
 
 
 def made_up_names(rng: random.Random) -> dict[str, str]:
-    """Other words for all colours and shapes, as if they were called so; plurals are as singulars."""
-    names = dict(zip(COLORS + SHAPES, rng.sample(STAND_INS, len(COLORS) + len(SHAPES)), strict=True))
-    return names | {plural(shape): names[shape] for shape in SHAPES}
+    """Other words for some colours and shapes, as if they were called so; plurals are as singulars."""
+    renamed = [name for name in COLORS + SHAPES if rng.random() < RENAMED]
+    names = dict(zip(renamed, rng.sample(STAND_INS, len(renamed)), strict=True))
+    return names | {plural(shape): names[shape] for shape in SHAPES if shape in names}
 
 
 def _merge_neighbours(rng: random.Random, words: list[str], rate: float) -> list[list[str]]:

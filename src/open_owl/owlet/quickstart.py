@@ -48,7 +48,7 @@ class Plan:
     def for_minutes(cls, minutes: float) -> "Plan":
         """What two ordinary CPU cores do in `minutes`, drawing and exam included."""
         share = max(0.02, (minutes - 1) / 5)
-        return cls((round(500 * share), round(300 * share)), round(6000 * min(share, 4)), 60)
+        return cls((round(300 * share), round(300 * share)), round(6000 * min(share, 4)), 60)
 
 
 @dataclass(frozen=True)
