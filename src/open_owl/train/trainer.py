@@ -210,6 +210,9 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self.meter.rates(), "rows_refused": self.stream.ledger.total}
+            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly.
+            assert self.optimizer is not None
+            logs["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
