@@ -88,11 +88,10 @@ class MplugOwlProcessor(ProcessorMixin):
                     f"row {row} has {len(given)} images but {wanted} {self.image_token} placeholders"
                 )
 
-    def _call_with_literals(self, texts: Sequence[str], images, videos, **kwargs) -> BatchFeature:
+    def _call_with_literals(self, texts: Any, images, videos, **kwargs) -> BatchFeature:
         """As `__call__`, for text that holds special tokens which stand for themselves (see `protect`)."""
-        merged = self._merge_kwargs(
-            self.valid_processor_kwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
-        )
+        valid: Any = self.valid_processor_kwargs  # typed as an instance, but it is a class
+        merged = self._merge_kwargs(valid, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs = merged["text_kwargs"]
         for name in ("return_offsets_mapping", "truncation"):
             if text_kwargs.get(name):
@@ -100,15 +99,15 @@ class MplugOwlProcessor(ProcessorMixin):
                     f"{name} cannot be had for a text that quotes special tokens such as {self.image_token}; "
                     "leave it out (return_assistant_tokens_mask needs return_offsets_mapping)"
                 )
-        images, texts, videos, _ = self.prepare_inputs_layout(images=images, text=list(texts), videos=videos)
-        self.validate_inputs(images=images, text=texts, videos=videos)
+        images, rendered, videos, _ = self.prepare_inputs_layout(images=images, text=texts, videos=videos)
+        self.validate_inputs(images=images, text=rendered, videos=videos)
         media = BatchFeature({})
         if images is not None:
             media.update(self._process_images(images, **merged["images_kwargs"])[0])
         if videos is not None:
             media.update(self._process_videos(videos)[0])
         add_special = text_kwargs.get("add_special_tokens", True)
-        rows = [self.tokenize_literally(self.expand_media(one), add_special) for one in texts]
+        rows = [self.tokenize_literally(self.expand_media(one), add_special) for one in rendered]
         names = ("padding", "padding_side", "max_length", "pad_to_multiple_of")
         how = {name: text_kwargs[name] for name in names if name in text_kwargs}
         padded = self.tokenizer.pad({"input_ids": rows}, **({"padding": False} | how))
@@ -210,14 +209,13 @@ class MplugOwlProcessor(ProcessorMixin):
             raise ValueError("mPLUG-Owl hears nothing; remove the audio input")
         if isinstance(text, str):
             text = [text]
-        return (
-            (open_pictures(images) if images is not None else None) or None,
-            None if text is None else list(text),
-            (open_videos(videos, self.num_frames) if videos is not None else None) or None,
-            None,
-        )
+        texts: Any = None if text is None else list(text)
+        pictures, clips = open_pictures(images), open_videos(videos, self.num_frames)
+        return pictures or None, texts, clips or None, None
 
-    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs
+    ) -> None:
         """One placeholder for every picture and video, and not one more."""
         if text is None and images is None and videos is None:
             raise ValueError("nothing to process: give text, images or videos")
