@@ -59,7 +59,8 @@ def test_the_vision_tower_is_taught_no_held_out_pair():
     _, labels = draw_batch(random.Random(3), "train", 200)
     colors, shapes = labels[:, 0].flatten().tolist(), labels[:, 1].flatten().tolist()
     taught = {(COLORS[c - 1], SHAPES[s - 1]) for c, s in zip(colors, shapes, strict=True) if c > 0 and s > 0}
-    assert taught == set(world.PAIRS["train"])
+    assert taught <= set(world.PAIRS["train"])
+    assert len(taught) > 40
 
 
 def test_every_thing_of_a_held_out_picture_is_a_held_out_pair():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .knowledge import text_instruction
 from .language import CAPTION_REQUESTS, caption, written_scene
 from .questions import SINGLE, Question, ask, ask_pair, make_pair
+from .words import COLORS, SHAPES, STAND_INS, plural
 from .world import MAX_THINGS, Scene, Split, make_scene
 
 Talk = tuple[tuple[str, str], ...]
@@ -60,12 +61,25 @@ def seen_instruction(rng: random.Random, split: Split) -> Example:
 
 
 def text_instruction_row(rng: random.Random, split: Split) -> Example:
-    """Stage 2, the text-only half: plain knowledge, or questions about a scene that is written out."""
+    """Stage 2, the text-only half: plain knowledge, or a written scene, often with made-up names."""
     if rng.random() < 0.5:
         return chat(rng)
     told = interview(rng, split)
+    names = made_up_names(rng) if rng.random() < 0.65 else {}
     (question, answer), *rest = told.talk
-    return Example((), ((f"{written_scene(rng, told.scenes[0])} {question}", answer), *rest[:2]))
+    talk = ((f"{written_scene(rng, told.scenes[0])} {question}", answer), *rest[:2])
+    return Example((), tuple((_called(names, asked), _called(names, said)) for asked, said in talk))
+
+
+def made_up_names(rng: random.Random) -> dict[str, str]:
+    """Other words for half of the colours and shapes, as if they were called so; plurals are as singulars."""
+    renamed = [name for name in COLORS + SHAPES if rng.random() < 0.5]
+    names = dict(zip(renamed, rng.sample(STAND_INS, len(renamed)), strict=True))
+    return names | {plural(shape): names[shape] for shape in SHAPES if shape in names}
+
+
+def _called(names: dict[str, str], text: str) -> str:
+    return " ".join(names.get(word, word) for word in text.split())
 
 
 def _talk(questions: Iterable[Question]) -> Talk:

@@ -27,7 +27,7 @@ _OVERSAMPLE = 3
 
 def draw(scene: Scene) -> Image.Image:
     """The picture of `scene`, RGB, 72 x 72."""
-    image = Image.new("RGB", (SIDE * _OVERSAMPLE,) * 2, (scene.shade,) * 3)
+    image = Image.new("RGB", (SIDE * _OVERSAMPLE, SIDE * _OVERSAMPLE), (scene.shade,) * 3)
     brush = ImageDraw.Draw(image)
     for thing in scene.things:
         _draw_thing(brush, thing, scene.shade)

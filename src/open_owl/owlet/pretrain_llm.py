@@ -18,19 +18,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .conversations import chat, comparison, interview
+from .conversations import chat, comparison, interview, made_up_names
 from .language import written_facts
-from .tokenizer import AI, BOS, EOS, HUMAN, build_tokenizer
-from .words import COLORS, SHAPES, STAND_INS, plural
+from .tokenizer import AI, BOS, EOS, HUMAN, PAD, build_tokenizer
 from .world import Scene, Split
 
 MAX_WORDS = 6  # the most words that are added into one position
 NOISE = 0.5  # the largest noise on a soft position, in standard deviations of the embedding table
 
-# The share of conversations in which each colour and shape may have a made-up name, and the share of those
-# that then have one. What can be guessed from pairs seen before is not read, and fails on a new pair; a
-# name that is new in every conversation must be read, and so must what stands beside it.
-MADE_UP, RENAMED = 0.65, 0.5
+# The share of conversations in which half of the colours and shapes have made-up names. What can be guessed
+# from pairs seen before is not read, and fails on a new pair; a name that is new in every conversation must
+# be read, and so must what stands beside it.
+MADE_UP = 0.65
 
 # How often each ability is asked for, in parts: more often what is harder to read.
 ASKED = {"color": 2, "shape": 2, "size": 2, "position": 6, "count": 6, "word": 1, "exists": 2}
@@ -121,13 +120,6 @@ class RowWriter:
         row.soft.append(True)
 
 
-def made_up_names(rng: random.Random) -> dict[str, str]:
-    """Other words for some colours and shapes, as if they were called so; plurals are as singulars."""
-    renamed = [name for name in COLORS + SHAPES if rng.random() < RENAMED]
-    names = dict(zip(renamed, rng.sample(STAND_INS, len(renamed)), strict=True))
-    return names | {plural(shape): names[shape] for shape in SHAPES if shape in names}
-
-
 def _merge_neighbours(rng: random.Random, words: list[str], rate: float) -> list[list[str]]:
     groups = [[words[0]]]
     for word in words[1:]:
@@ -157,7 +149,7 @@ def collate(rows: list[Row]) -> dict[str, Tensor]:
 
 def embed(model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float) -> Tensor:
     """Embeddings [rows, positions, hidden]: a position's words added; soft ones shaken by `noise`."""
-    table = model.get_input_embeddings().weight
+    table = model.model.embed_tokens.weight
     words = batch["words"]
     there = (words >= 0).unsqueeze(-1)
     vectors = (table[words.clamp(min=0)] * there).sum(dim=2)
@@ -178,14 +170,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        # 1 / sqrt(hidden): with the usual 0.02 a net this narrow takes several times as long to learn to
-        # copy.
+        # 1 / sqrt(hidden): with the usual 0.02 a net this narrow is much slower to learn to copy.
         initializer_range=0.09,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.get_vocab()[PAD],
+        bos_token_id=tokenizer.get_vocab()[BOS],
+        eos_token_id=tokenizer.get_vocab()[EOS],
     )
     return LlamaForCausalLM(config)
 

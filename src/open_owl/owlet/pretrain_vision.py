@@ -32,6 +32,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 MEAN, SPREAD = 0.8, 0.3
 UNLABELLED = -100
+WIDTH = 96  # of the features that the abstractor reads
 
 
 def labels_of(scene: Scene) -> np.ndarray:
@@ -88,7 +89,7 @@ def _part_hidden(
 
 def build_model() -> ResNetModel:
     """A small ResNet: a stem to a quarter of the side, one stage there and one at an eighth."""
-    config = ResNetConfig(embedding_size=32, hidden_sizes=[48, 96], depths=[1, 2], layer_type="basic")
+    config = ResNetConfig(embedding_size=32, hidden_sizes=[48, WIDTH], depths=[1, 2], layer_type="basic")
     return ResNetModel(config)
 
 
@@ -116,7 +117,7 @@ def train(out: Path, steps: int, batch_size: int, peak: float, seed: int) -> Non
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = build_model().train()
-    head = DenseHead(model.config.hidden_sizes[-1])
+    head = DenseHead(WIDTH)
     parameters = [*model.parameters(), *head.parameters()]
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.1)

@@ -23,6 +23,7 @@ from .conversations import Example
 from .exam import Item, Scores
 from .last_run import remember
 from .rows import write_rows
+from .world import Split
 
 WEIGHTS = Path(__file__).parent / "weights"
 TOWERS = {"vision": str(WEIGHTS / "vision"), "llm": str(WEIGHTS / "llm")}
@@ -48,7 +49,7 @@ class Plan:
     def for_minutes(cls, minutes: float) -> "Plan":
         """What two ordinary CPU cores do in `minutes`, drawing and exam included."""
         share = max(0.02, (minutes - 1) / 5)
-        return cls((round(300 * share), round(300 * share)), round(6000 * min(share, 4)), 60)
+        return cls((round(600 * share), round(650 * share)), round(9000 * min(share, 4)), 60)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _stage(number: int, plan: Plan, sources: list[Any]) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path, maker: Callable[[random.Random, str], Example], count: int, seed: int) -> str:
+def _rows(path: Path, maker: Callable[[random.Random, Split], Example], count: int, seed: int) -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         rng = random.Random(f"{path.stem} {seed}")

@@ -41,7 +41,7 @@ def verdict(result: Result) -> str:
     overall = f"{after[OVERALL]:.0%} of {len(result.exam)} held-out questions right after stage 2"
     if reached and not weak:
         return f"{overall}; every ability is at least {WANTED_ABOVE_BLIND * 100:.0f} points above blind."
-    short = [] if reached else [f"below the {WANTED_OVERALL:.0%} that more minutes reach"]
+    short = [] if reached else [f"below the {WANTED_OVERALL:.0%} wanted"]
     if weak:
         short.append(f"less than {WANTED_ABOVE_BLIND * 100:.0f} points above blind: {', '.join(weak)}")
     return f"{overall}; {'; '.join(short)}."
