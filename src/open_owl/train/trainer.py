@@ -210,9 +210,11 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self.meter.rates(), "rows_refused": self.stream.ledger.total}
-            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly.
+            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly. All
+            # groups have the same schedule.
             assert self.optimizer is not None
-            logs["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
+            peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
+            logs["learning_rate"] *= max(peaks) / peaks[0]
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
