@@ -185,7 +185,7 @@ class MplugOwlProcessor(ProcessorMixin):
             conversation, chat_template=chat_template, tokenize=tokenize, **kwargs
         )
 
-    def _protect_words(self, conversation, strings_too: bool):
+    def _protect_words(self, conversation: Any, strings_too: bool) -> Any:
         conversation = getattr(conversation, "messages", conversation)  # transformers' own Chat
         if conversation and not isinstance(conversation[0], dict):
             return [self._protect_words(one, strings_too) for one in conversation]

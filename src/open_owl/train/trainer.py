@@ -210,8 +210,8 @@ class StageTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs = {**logs, **self.meter.rates(), "rows_refused": self.stream.ledger.total}
-            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly. All
-            # groups have the same schedule.
+            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly.
+            # All groups have the same schedule.
             assert self.optimizer is not None
             peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
             logs["learning_rate"] *= max(peaks) / peaks[0]
