@@ -13,7 +13,7 @@ from .conversations import Example
 from .drawing import draw
 from .questions import ABILITIES, Question, ask, ask_pair, make_pair
 from .rows import messages_of
-from .world import Scene, make_scene
+from .world import Scene, Split, make_scene
 
 OVERALL = "overall"
 BATCH = 64
@@ -35,19 +35,19 @@ class Item:
         return [draw(scene) for scene in self.scenes]
 
 
-def draw_exam(seed: int, per_ability: int) -> list[Item]:
-    """`per_ability` questions of each ability, in a fixed order of abilities."""
+def draw_exam(seed: int, per_ability: int, split: Split = "heldout") -> list[Item]:
+    """`per_ability` questions of each ability, in the order of abilities, on fresh pictures."""
     rng = random.Random(f"exam {seed}")
-    return [_item(rng, ability) for ability in ABILITIES for _ in range(per_ability)]
+    return [_item(rng, ability, split) for ability in ABILITIES for _ in range(per_ability)]
 
 
-def _item(rng: random.Random, ability: str) -> Item:
+def _item(rng: random.Random, ability: str, split: Split) -> Item:
     if ability == "pair":
-        scenes = make_pair(rng, "heldout")
+        scenes = make_pair(rng, split)
         return Item(scenes, ask_pair(rng, *scenes))
     while True:
-        scene = make_scene(rng, "heldout")
-        question = ask(rng, scene, "heldout", ability)
+        scene = make_scene(rng, split)
+        question = ask(rng, scene, split, ability)
         if question is not None:
             return Item((scene,), question)
 

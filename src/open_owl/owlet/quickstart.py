@@ -34,7 +34,8 @@ SHOWN = ("color", "position", "count", "word", "pair")  # abilities with a pictu
 # The conditions of the exam, in the order of the table.
 MAJORITY, BLIND, SHUFFLED = "majority answer", "blind (no picture)", "shuffled picture"
 AFTER_STAGE_1, AFTER_STAGE_2 = "after stage 1", "after stage 2"
-CONDITIONS = (MAJORITY, BLIND, SHUFFLED, AFTER_STAGE_1, AFTER_STAGE_2)
+SEEN_PAIRS = "after stage 2, seen pairs"  # fresh pictures too, but of colour-shape pairs that training has
+CONDITIONS = (MAJORITY, BLIND, SHUFFLED, AFTER_STAGE_1, AFTER_STAGE_2, SEEN_PAIRS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run(out: Path, plan: Plan, seed: int = 0, console: Console | None = None) ->
     checkpoint = train(recipe, console=console)
     paper = exam.draw_exam(seed, plan.per_ability)
     with console.status("sitting the exam"):
-        scores, answers = examine(out, paper)
+        scores, answers = examine(out, paper, exam.draw_exam(seed, plan.per_ability, "train"))
     remember(checkpoint)
     logs = {stage: read_log(out / stage / LOG) for stage in STAGES}
     return Result(checkpoint, seed, time.perf_counter() - started, scores, paper, answers, logs)
@@ -136,8 +137,8 @@ def _rows(path: Path, maker: Callable[[random.Random, Split], Example], count: i
     return str(path)
 
 
-def examine(out: Path, paper: list[Item]) -> tuple[dict[str, Scores], list[str]]:
-    """The scores under every condition, and the answers after stage 2."""
+def examine(out: Path, paper: list[Item], seen: list[Item]) -> tuple[dict[str, Scores], list[str]]:
+    """The scores under every condition, and the answers to `paper` after stage 2; `seen` is of seen pairs."""
     shown = exam.own_pictures(paper)
     after_1, after_2 = (open_owl.load(out / stage) for stage in STAGES)
     answers = exam.sit(after_2, paper, shown)
@@ -148,4 +149,5 @@ def examine(out: Path, paper: list[Item]) -> tuple[dict[str, Scores], list[str]]
         AFTER_STAGE_2: answers,
     }
     marked = {condition: exam.mark(paper, sheet) for condition, sheet in sheets.items()}
-    return {MAJORITY: exam.majority(paper), **marked}, answers
+    of_seen_pairs = exam.mark(seen, exam.sit(after_2, seen, exam.own_pictures(seen)))
+    return {MAJORITY: exam.majority(paper), **marked, SEEN_PAIRS: of_seen_pairs}, answers
