@@ -1,5 +1,6 @@
 """The released checkpoints (`MAGAer13/mplug-owl-*`) in today's classes: names, shapes, tokenizer."""
 
+import contextlib
 import json
 import pickle
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AddedToken, CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerFast
 
@@ -256,28 +257,41 @@ def _weight_files(directory: Path) -> list[Path]:
 
 def _stored_weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for file in _weight_files(directory):
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{file} is named in the index of shards but is not there; download it again"
-            )
-        yield from _read_weights(file).items()
+        yield from _file_weights(file).items()
 
 
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
-    try:
+def _file_weights(file: Path) -> dict[str, torch.Tensor]:
+    with _readable(file):
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file))
+
+
+def _stored_names(directory: Path) -> list[str]:
+    """The weights' names; of safetensors only the header is read, not the gigabytes behind it."""
+    names: list[str] = []
+    for file in _weight_files(directory):
+        if file.suffix != ".safetensors":
+            names += _file_weights(file)
+            continue
+        with _readable(file), safe_open(file, framework="pt") as opened:
+            names += opened.keys()
+    return names
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """A weight file that is missing, damaged or holds code is refused by its name."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is named in the index of shards but is not there; download it again")
+    try:
+        yield
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: it is damaged, or holds more than weights, whose loading would run its code"
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{file} cannot be read as weights; download it again ({error})") from error
-
-
-def _stored_names(directory: Path) -> list[str]:
-    return [name for name, _ in _stored_weights(directory)]
 
 
 def _read_json(file: Path) -> dict[str, Any]:
