@@ -1,15 +1,16 @@
 """The recipe: what a training run is made of. Every key, its unit and what it may be."""
 
 import math
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -68,21 +69,35 @@ class Learns(Settings):
         return self
 
 
-def _list_of_one(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 class Lora(Settings):
-    """Low-rank adapters on the LLM's linear layers; read where `language_model: lora`.
+    """Low-rank adapters (PEFT's LoRA) on the LLM's linear layers; read where `language_model: lora`.
 
-    `targets`: the last names of the layers (`[q_proj, v_proj]`); `all-linear` for every one in the LLM; null
+    `targets`, as PEFT's `target_modules`, inside the LLM only: a list of last names (`[q_proj, v_proj]`); a
+    regular expression that matches the whole name of a layer (`layers\\.[0-7]\\..*_proj`); `all-linear`; null
     for the query and value projections under the name that this LLM's type has for them.
+    `use_dora`: DoRA, a learned magnitude beside each direction (arXiv 2402.09353).
+    `use_rslora`: alpha over the root of the rank, not over the rank (arXiv 2312.03732).
+    `on_adapter`: what becomes of an adapter that the stage starts from. `stack` leaves it as it is and learns
+    a new one on top of it; `continue` trains it on.
     """
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 32
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: Annotated[list[str] | None, BeforeValidator(_list_of_one)] = None
+    targets: list[str] | str | None = None
+    use_dora: bool = False
+    use_rslora: bool = False
+    on_adapter: Literal["stack", "continue"] = "stack"
+
+    @field_validator("targets")
+    @classmethod
+    def _pattern_is_one(cls, targets: list[str] | str | None) -> list[str] | str | None:
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"{targets!r} is no regular expression: {error}") from error
+        return targets
 
 
 class Optimizer(Settings):

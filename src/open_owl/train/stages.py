@@ -1,35 +1,36 @@
 """What a stage does to a model: which parts learn, in which precision, with which adapters."""
 
-import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft import PeftModel
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
-from open_owl.adapter import without_peft_warnings
 from open_owl.model import MplugOwlForConditionalGeneration
-from open_owl.train.recipe import PARTS, Lora, Part, Stage
+from open_owl.train.lora import with_lora
+from open_owl.train.recipe import PARTS, Part, Stage
 
 PEFT_PREFIX = "base_model.model."
-LANGUAGE_MODEL = "model.language_model"
 
 
-def apply_stage(model: MplugOwlForConditionalGeneration, stage: Stage) -> nn.Module:
+def apply_stage(
+    model: MplugOwlForConditionalGeneration, stage: Stage, adapter: str | Path | None = None
+) -> nn.Module:
     """Freezes, unfreezes and wraps the parts of `model` as `stage` says.
+
+    `adapter`: an adapter directory on `model` that the stage trains on (`lora.on_adapter: continue`).
 
     Returns `model` itself, or, where the LLM learns by LoRA, a `PeftModel` around it: the abstractor and the
     vision model, where they learn too, are PEFT's `modules_to_save`, so that one adapter directory holds all
     that learned.
 
     Raises:
-        ValueError: a LoRA target that the LLM does not have.
+        ValueError: a LoRA target that the LLM does not have; an adapter that is not as the stage says.
     """
     set_precision(model, stage)
     for name, parameter in model.named_parameters():
@@ -37,7 +38,8 @@ def apply_stage(model: MplugOwlForConditionalGeneration, stage: Stage) -> nn.Mod
     for part in stage.gradient_checkpointing:
         _checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
     if stage.learns.language_model == "lora":
-        return _with_lora(model, stage)
+        saved_whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
+        return with_lora(model, stage.lora, saved_whole, adapter)
     return model
 
 
@@ -110,46 +112,6 @@ def _checkpoint_activations(part: PreTrainedModel, frozen: bool) -> None:
         # Such a layer stays in training mode (see still_modules); OPT's has a dropout of its own.
         if isinstance(getattr(layer, "dropout", None), float):
             vars(layer)["dropout"] = 0.0
-
-
-def _with_lora(model: MplugOwlForConditionalGeneration, stage: Stage) -> PeftModel:
-    names = "|".join(re.escape(name) for name in _lora_targets(model, stage.lora))
-    saved_whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
-    config = LoraConfig(
-        r=stage.lora.rank,
-        lora_alpha=stage.lora.alpha,  # pyright: ignore[reportArgumentType] -- PEFT takes fractions too
-        lora_dropout=stage.lora.dropout,
-        target_modules=rf"{re.escape(LANGUAGE_MODEL)}\.(?:.*\.)?(?:{names})",
-        modules_to_save=saved_whole or None,
-    )
-    with without_peft_warnings():
-        wrapped = get_peft_model(model, config)
-    assert isinstance(wrapped, PeftModel)  # "mixed" adapters would be another class
-    return wrapped
-
-
-def _lora_targets(model: MplugOwlForConditionalGeneration, lora: Lora) -> list[str]:
-    linear = _linear_names(model.model.language_model)
-    if lora.targets == ["all-linear"]:
-        return linear
-    kind = model.config.get_text_config().model_type
-    wanted = lora.targets or TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
-        kind, ["q_proj", "v_proj"]
-    )
-    unknown = sorted(set(wanted) - set(linear))
-    if unknown:
-        raise ValueError(
-            f"lora.targets: the LLM ({kind}) has no linear layer named {', '.join(unknown)}; it has "
-            f"{', '.join(linear)} (or write all-linear)"
-        )
-    return list(wanted)
-
-
-def _linear_names(language_model: nn.Module) -> list[str]:
-    names = (
-        name for name, module in language_model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    )
-    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def learning_rates(stage: Stage) -> dict[Part, float]:
