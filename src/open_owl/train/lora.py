@@ -11,12 +11,31 @@ from peft.utils.save_and_load import get_peft_model_state_dict, load_peft_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from open_owl.adapter import without_peft_warnings
+from open_owl.adapter import adapter_base, without_peft_warnings
+from open_owl.hub import local_directory
 from open_owl.model import MplugOwlForConditionalGeneration
-from open_owl.train.recipe import Lora
+from open_owl.train.recipe import Lora, Stage
 
 LANGUAGE_MODEL = "model.language_model"
 ALL_LINEAR = "all-linear"
+
+
+def starting_point(stage: Stage, checkpoint: str | Path) -> tuple[str, str | None]:
+    """What a stage that starts from `checkpoint` opens, and the adapter on it that it trains on, if any.
+
+    Raises:
+        ValueError: the stage would train an adapter on, and `checkpoint` is none.
+    """
+    if stage.learns.language_model != "lora" or stage.lora.on_adapter == "stack":
+        return str(checkpoint), None
+    directory = local_directory(checkpoint)
+    base = adapter_base(directory)
+    if base is None:
+        raise ValueError(
+            f"stage {stage.name}: lora.on_adapter is continue, but {checkpoint} is no adapter directory; "
+            "leave on_adapter out to begin a new adapter"
+        )
+    return base, str(directory)
 
 
 def with_lora(

@@ -22,6 +22,7 @@ from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.loading import load_recipe
 from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
+from open_owl.train.lora import starting_point
 from open_owl.train.recipe import Recipe, Stage
 from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
 from open_owl.train.stages import apply_stage, bare, stage_table
@@ -64,13 +65,14 @@ def train(
     for stage in recipe.stages:
         folder = output / stage.name
         if not is_finished(folder):
-            model, processor = open_checkpoint(checkpoint)
+            base, adapter = starting_point(stage, checkpoint)
+            model, processor = open_checkpoint(base)
             stream = open_stream(stage, processor, recipe.seed)
             stage = stage.with_steps(stream.rows)
             set_seed(recipe.seed)
-            learner = apply_stage(model, stage)
+            learner = apply_stage(model, stage, adapter)
             run_stage(learner, processor, stream, stage, folder, recipe, console, on_progress)
-            save_stage(learner, processor, folder, checkpoint)
+            save_stage(learner, processor, folder, base)
         checkpoint = str(folder)
     return Path(checkpoint)
 
