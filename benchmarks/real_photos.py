@@ -26,7 +26,8 @@ from rich.console import Console
 import open_owl
 from open_owl.checkpoint import open_checkpoint
 from open_owl.data.conversation import Conversation, Image, Text, Turn
-from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, collate, encode
+from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, encode
+from open_owl.data.packing import pad
 from open_owl.data.rows import raw_rows
 from open_owl.train.recipe import Recipe
 from open_owl.train.run import train
@@ -149,10 +150,9 @@ def _row_losses(model, processor, rows: list[Conversation], chat_template: str |
     sums, counts = [], []
     for start in range(0, len(rows), at_once):
         encoded = [encode(row, processor, 512, chat_template) for row in rows[start : start + at_once]]
-        batch = collate(encoded, processor.tokenizer.pad_token_id)
-        labels = batch.pop("labels")[:, 1:]
-        del batch["places"]
-        logits = model(**batch).logits[:, :-1]
+        inputs = pad(encoded, processor.tokenizer.pad_token_id).inputs
+        labels = inputs.pop("labels")[:, 1:]
+        logits = model(**inputs).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(
             logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
         )

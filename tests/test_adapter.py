@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from tests.train.tiny import made_up_batch, tiny_owl, tiny_stage
+from tests.train.tiny import made_up_row, tiny_owl, tiny_stage
 
 from open_owl.adapter import adapter_base, load_adapter, save_adapter
 from open_owl.checkpoint import open_checkpoint
+from open_owl.data.packing import pad
 from open_owl.train.merge import merge
 from open_owl.train.stages import apply_stage
 
@@ -32,11 +33,10 @@ def run(tmp_path):
 
 
 def logits(model):
-    batch = made_up_batch(0, 2)
+    inputs = pad([made_up_row(number) for number in range(2)], pad_token_id=3).inputs
+    del inputs["labels"]
     with torch.no_grad():
-        return model.eval()(
-            **{name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
-        ).logits
+        return model.eval()(**inputs).logits
 
 
 def test_an_adapter_opens_as_the_model_that_was_trained_by_its_folder_alone(run):

@@ -5,7 +5,7 @@ import torch
 from tests.data.tiny import BARE, CHATML, SIZE, SLOTS, byte_processor, encoded, noise, picture
 
 from open_owl.data.conversation import Conversation, Image, Refused, Text, Turn, Video
-from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, collate, count_tokens, encode
+from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, count_tokens, encode
 from open_owl.data.formats import read_row
 from open_owl.released import load_released_processor
 
@@ -180,25 +180,6 @@ def test_the_plain_template_shows_a_picture_and_its_caption_alone():
     row = read_row({"image": "", "caption": "A cup."}, None, {"jpg": encoded(picture())}, "x:1")
     ids = encode(row, HUMAN_AI_PROCESSOR, 100, PLAIN_TEMPLATE).input_ids
     assert HUMAN_AI_PROCESSOR.tokenizer.decode(ids) == "<s>" + "<image>" * SLOTS + "\nA cup.</s>"
-
-
-def test_a_batch_is_padded_on_the_right_and_keeps_pictures_in_the_order_of_rows():
-    rows = [
-        encode(conversation("a", "b", images=2), CHATML_PROCESSOR, 1000),
-        encode(conversation("a", "b"), CHATML_PROCESSOR, 1000),
-        encode(conversation("a", "longer", images=1), CHATML_PROCESSOR, 1000),
-    ]
-    batch = collate(rows, pad_token_id=1)
-    lengths = [len(row.input_ids) for row in rows]
-    assert batch["attention_mask"].sum(1).tolist() == lengths
-    for number, row in enumerate(rows):
-        assert torch.equal(batch["input_ids"][number, : lengths[number]], row.input_ids)
-        assert torch.equal(batch["labels"][number, : lengths[number]], row.labels)
-        assert (batch["input_ids"][number, lengths[number] :] == 1).all()
-        assert (batch["labels"][number, lengths[number] :] == IGNORED).all()
-    assert torch.equal(batch["pixel_values"], torch.cat([rows[0].pixel_values, rows[2].pixel_values]))
-    assert batch["places"] == ["rows.jsonl:3"] * 3
-    assert "pixel_values" not in collate(rows[1:2], pad_token_id=1)
 
 
 def test_supervised_ids_agree_with_the_released_training_rows(shared):

@@ -1,4 +1,3 @@
-import itertools
 import os
 import pickle
 import threading
@@ -16,16 +15,16 @@ from open_owl.data.stream import Stream, open_mixture
 PROCESSOR = byte_processor()
 
 
-def stream(*sources, rows_per_batch: int = 4, max_tokens: int = 400, seed: int = 0, **settings) -> Stream:
+def stream(*sources, max_tokens: int = 400, seed: int = 0, **settings) -> Stream:
     settings.setdefault("shuffle_rows", 5)
     mixture = MixtureSettings.model_validate(
         {"sources": [s if isinstance(s, dict) else str(s) for s in sources], **settings}
     )
-    return open_mixture(mixture, PROCESSOR, max_tokens, rows_per_batch, seed)
+    return open_mixture(mixture, PROCESSOR, max_tokens, seed)
 
 
-def places(stream: Stream, batches: int) -> list[str]:
-    return [place for batch in itertools.islice(stream, batches) for place in batch["places"]]
+def places(stream: Stream, rows: int) -> list[str]:
+    return [row.place for row in stream.take(rows)]
 
 
 @pytest.fixture
@@ -44,40 +43,39 @@ def shards(tmp_path):
 
 
 def test_every_row_comes_once_before_any_comes_again(lines):
-    seen = places(stream(lines, shuffle_rows=1), 10)
+    seen = places(stream(lines, shuffle_rows=1), 40)
     assert sorted(seen) == sorted(f"rows.jsonl:{number}" for number in range(1, 41))
 
 
 def test_tars_with_the_same_keys_are_one_source(shards):
-    seen = places(stream(shards, shuffle_rows=1), 10)
+    seen = places(stream(shards, shuffle_rows=1), 40)
     assert len(set(seen)) == 40
     assert {place.split(":")[0] for place in seen} == {"a.tar", "b.tar"}
 
 
 def test_the_bytes_of_a_sample_are_those_of_its_tar(shards):
-    for batch in itertools.islice(stream(shards), 5):
-        for place, pixels in zip(batch["places"], batch["pixel_values"], strict=True):
-            red, blue = pixels[0].mean(), pixels[2].mean()
-            assert (red > blue) == place.startswith("a.tar")
+    for row in stream(shards).take(20):
+        assert row.pixel_values is not None
+        red, blue = row.pixel_values[0, 0].mean(), row.pixel_values[0, 2].mean()
+        assert (red > blue) == row.place.startswith("a.tar")
 
 
 def test_a_json_array_gives_what_the_same_rows_as_lines_give(tmp_path, lines):
     array = tmp_path / "rows.json"
     array.write_text("[" + ",".join(lines.read_text().split("\n")[:-1]) + "]")
-    from_array = itertools.islice(stream(array), 5)
-    for one, other in zip(from_array, itertools.islice(stream(lines), 5), strict=True):
-        assert torch.equal(one["input_ids"], other["input_ids"])
+    for one, other in zip(stream(array).take(20), stream(lines).take(20), strict=True):
+        assert torch.equal(one.input_ids, other.input_ids)
 
 
 def test_the_same_seed_gives_the_same_order_and_another_seed_another(lines, shards):
-    order = places(stream(lines, shards), 10)
-    assert places(stream(lines, shards), 10) == order
-    assert places(stream(lines, shards, seed=1), 10) != order
+    order = places(stream(lines, shards), 40)
+    assert places(stream(lines, shards), 40) == order
+    assert places(stream(lines, shards, seed=1), 40) != order
     assert order != sorted(order)
 
 
 def test_rows_are_shuffled_anew_in_every_epoch(lines):
-    seen = places(stream(lines, shuffle_rows=40), 20)
+    seen = places(stream(lines, shuffle_rows=40), 80)
     assert len(set(seen[:40])) > 20
     assert seen[:40] != seen[40:]
 
@@ -85,42 +83,43 @@ def test_rows_are_shuffled_anew_in_every_epoch(lines):
 def test_weights_say_how_often_a_source_is_drawn_from_whatever_its_size(lines, tmp_path):
     few = write_lines(tmp_path / "few.jsonl", [qa_row(number) for number in range(4)])
     drawn = Counter(
-        place.split(":")[0] for place in places(stream({"path": str(few), "weight": 3}, lines), 100)
+        place.split(":")[0] for place in places(stream({"path": str(few), "weight": 3}, lines), 400)
     )
     assert 0.68 < drawn["few.jsonl"] / 400 < 0.82
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("after", [0, 1, 7])
+@pytest.mark.parametrize("after", [0, 3, 21])
 def test_a_restored_stream_goes_on_as_if_it_had_never_stopped(lines, shards, half, after):
     def opened() -> Stream:
         text = {"path": str(lines), "text_only": True}
         captions = {"path": str(shards), "captions": {"prompts": ["a", "b", "c"]}}
         # Rows of two digits are a token or two too long: refusals are part of the place.
         settings = {"half_text_half_multimodal": half, "max_refused_share": 1, "chat_template": "plain"}
-        return stream(text, captions, rows_per_batch=3, max_tokens=21, **settings)
+        return stream(text, captions, max_tokens=21, **settings)
 
     unbroken = opened()
-    batches = iter(unbroken)
-    for _ in range(after):
-        next(batches)
+    unbroken.take(after)
     state = pickle.loads(pickle.dumps(unbroken.state()))
     resumed = opened()
     resumed.restore(state)
-    for expected, batch in zip(itertools.islice(batches, 20), resumed, strict=False):
-        assert batch["places"] == expected["places"]
-        assert all(torch.equal(batch[key], expected[key]) for key in expected if key != "places")
+    for expected, row in zip(unbroken.take(60), resumed.take(60), strict=True):
+        assert (row.place, row.source) == (expected.place, expected.source)
+        assert torch.equal(row.input_ids, expected.input_ids)
+        assert torch.equal(row.labels, expected.labels)
+        assert (row.pixel_values is None) == (expected.pixel_values is None)
+        if row.pixel_values is not None:
+            assert torch.equal(row.pixel_values, expected.pixel_values)
     assert resumed.ledger == unbroken.ledger
     assert resumed.refusals["too_long"] > 0
 
 
 def test_a_state_does_not_change_when_its_stream_goes_on(lines):
     running = stream(lines)
-    batches = iter(running)
-    next(batches)
+    running.take(4)
     state = running.state()
     before = pickle.dumps(state)
-    next(batches)
+    running.take(4)
     assert pickle.dumps(state) == before
 
 
@@ -131,15 +130,12 @@ def test_a_state_of_other_data_is_refused(lines, tmp_path):
         stream(lines).restore(state)
 
 
-def test_half_of_every_batch_is_text_and_half_multimodal(lines, shards):
+def test_rows_of_text_and_multimodal_rows_take_turns(lines, shards):
     text = {"path": str(lines), "text_only": True}
     halves = stream(text, shards, half_text_half_multimodal=True)
-    for batch in itertools.islice(halves, 15):
-        assert len(batch["pixel_values"]) == 2
-        assert sum(place.startswith("rows.jsonl") for place in batch["places"]) == 2
-    single = stream(text, shards, half_text_half_multimodal=True, rows_per_batch=1)
-    kinds = ["pixel_values" in batch for batch in itertools.islice(single, 6)]
-    assert kinds == [False, True] * 3
+    rows = halves.take(60)
+    assert [row.pixel_values is not None for row in rows] == [False, True] * 30
+    assert [row.source for row in rows] == [str(lines), str(shards)] * 30
 
 
 def test_text_in_the_multimodal_half_is_refused_and_never_fills_it(lines, tmp_path):
@@ -149,7 +145,7 @@ def test_text_in_the_multimodal_half_is_refused_and_never_fills_it(lines, tmp_pa
         picture().save(tmp_path / f"{number}.png")
     mixed = write_lines(tmp_path / "mixed.jsonl", [*pictures, qa_row(0)])
     halves = stream(text, mixed, half_text_half_multimodal=True, max_refused_share=0.5)
-    assert all(len(batch["pixel_values"]) == 2 for batch in itertools.islice(halves, 10))
+    assert [row.pixel_values is not None for row in halves.take(40)] == [False, True] * 20
     assert halves.refusals["no_media"] > 0
 
 
@@ -158,9 +154,8 @@ def test_refused_rows_are_counted_and_nothing_takes_their_place_unseen(tmp_path)
     rows.insert(3, {"image": "absent.png", "caption": "A cup."})
     rows.insert(9, {"prompt": "unknown"})
     file = write_lines(tmp_path / "rows.jsonl", rows)
-    bad = stream(file, shuffle_rows=1, max_refused_share=0.2, rows_per_batch=18)
-    (batch,) = itertools.islice(bad, 1)
-    assert len(set(batch["places"])) == 18
+    bad = stream(file, shuffle_rows=1, max_refused_share=0.2)
+    assert len(set(places(bad, 18))) == 18
     assert bad.ledger.rows - bad.ledger.total == 18
     assert set(bad.refusals) <= {"image_missing", "unknown_format"}
 
@@ -177,7 +172,7 @@ def test_a_half_without_one_good_row_stops_whatever_share_is_allowed(lines, shar
     text = {"path": str(lines), "text_only": True, "format": "baize"}
     bad = stream(text, shards, half_text_half_multimodal=True, max_refused_share=1)
     with pytest.raises(TooManyRefusedError, match="the last 1000 running"):
-        places(bad, 10)
+        places(bad, 40)
 
 
 def test_a_broken_line_and_a_broken_tar_cost_only_what_is_broken(tmp_path, lines):
@@ -185,7 +180,7 @@ def test_a_broken_line_and_a_broken_tar_cost_only_what_is_broken(tmp_path, lines
     whole = caption_tar(tmp_path / "cut.tar", 5).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:-14_000])
     mended = stream(lines, tmp_path / "cut.tar", max_refused_share=0.2)
-    seen = places(mended, 40)
+    seen = places(mended, 160)
     assert mended.refusals["broken_tar"] == 1
     assert mended.refusals["bad_json"] >= 1
     assert len({place for place in seen if place.startswith("rows.jsonl")}) == 40
@@ -203,17 +198,14 @@ def test_a_source_without_a_row_is_refused_at_once(tmp_path, content):
 def test_another_epoch_shows_other_captions(tmp_path):
     row = b'{"captions": ["one", "two", "three", "four"]}'
     file = write_tar(tmp_path / "a.tar", [("0.jpg", encoded(picture(), "JPEG")), ("0.json", row)])
-    captions = stream({"path": str(file), "captions": {"choose": "any"}}, rows_per_batch=1)
-    answers = set()
-    for batch in itertools.islice(captions, 30):
-        labels = batch["labels"][0]
-        answers.add(PROCESSOR.tokenizer.decode(labels[labels != IGNORED]))
+    captions = stream({"path": str(file), "captions": {"choose": "any"}})
+    answers = {PROCESSOR.tokenizer.decode(row.labels[row.labels != IGNORED]) for row in captions.take(30)}
     assert answers == {"one</s>", "two</s>", "three</s>", "four</s>"}
 
 
 def test_the_plain_template_leaves_the_conversation_out(shards):
-    (batch,) = itertools.islice(stream(shards, chat_template="plain", rows_per_batch=1), 1)
-    assert PROCESSOR.tokenizer.decode(batch["input_ids"][0]).startswith("<s><image><image><image>\ncaption ")
+    (row,) = stream(shards, chat_template="plain").take(1)
+    assert PROCESSOR.tokenizer.decode(row.input_ids).startswith("<s><image><image><image>\ncaption ")
 
 
 def test_without_workers_nothing_forks_and_nothing_is_printed(lines, shards, monkeypatch, capfd):
@@ -222,7 +214,7 @@ def test_without_workers_nothing_forks_and_nothing_is_printed(lines, shards, mon
 
     monkeypatch.setattr(os, "fork", fork)
     threads = threading.active_count()
-    places(stream(lines, shards), 3)
+    places(stream(lines, shards), 12)
     assert threading.active_count() == threads
     assert capfd.readouterr() == ("", "")
 
@@ -230,7 +222,7 @@ def test_without_workers_nothing_forks_and_nothing_is_printed(lines, shards, mon
 def test_ranks_read_different_rows(lines):
     mixture = MixtureSettings.model_validate({"sources": [str(lines)], "shuffle_rows": 1})
     shares = [
-        set(places(open_mixture(mixture, PROCESSOR, 400, 4, rank=rank, world_size=2), 5)) for rank in (0, 1)
+        set(places(open_mixture(mixture, PROCESSOR, 400, rank=rank, world_size=2), 20)) for rank in (0, 1)
     ]
     assert len(shares[0]) == len(shares[1]) == 20
     assert not shares[0] & shares[1]
@@ -241,9 +233,8 @@ def test_real_files_blend_and_resume(shared):
     text = {"path": str(data / "instruct/alpaca.json"), "text_only": True}
     sources = [text, data / "flickr8k/dev", data / "instruct/llava_format/mllm_demo_messages.json"]
     running = stream(*sources, max_tokens=4000, half_text_half_multimodal=True)
-    batches = iter(running)
-    next(batches)
+    running.take(4)
     resumed = stream(*sources, max_tokens=4000, half_text_half_multimodal=True)
     resumed.restore(running.state())
-    assert places(resumed, 3) == [place for _ in range(3) for place in next(batches)["places"]]
+    assert places(resumed, 12) == places(running, 12)
     assert running.rows == 4776 + 1000 + 6

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tests.train.tiny import SIZE, MadeUpStream, made_up_batch, tiny_owl, tiny_stage
+from tests.train.tiny import SIZE, MadeUpStream, made_up_row, tiny_owl, tiny_stage
 from transformers import TrainerCallback, set_seed
 
+from open_owl.data.packing import pad
 from open_owl.train.progress import read_log
 from open_owl.train.recipe import Recipe
 from open_owl.train.run import run_stage
@@ -18,6 +19,7 @@ from open_owl.train.trainer import NonFiniteError, StageTrainer
 STAGE_1 = {"vision_model": "full", "abstractor": "full", "language_model": "frozen"}
 STAGE_2 = {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"}
 BLANK = torch.zeros(1, 3, SIZE, SIZE)
+PAD = 3
 
 
 class Stop(Exception):
@@ -43,14 +45,16 @@ class Gradients(TrainerCallback):
         control.should_training_stop = True
 
 
-def trained(folder, learns, stream=None, callbacks=(), seed=0, resume=None, **stage_changes):
+def trained(folder, learns, stream=None, callbacks=(), seed=0, resume=None, layout="packed", **stage_changes):
     """A tiny model after a stage; the trainer has it as `.model`."""
     model, _ = tiny_owl()
     stage = tiny_stage(learns=learns, **stage_changes)
     set_seed(seed)
     learner = apply_stage(model, stage)
-    stream = stream or MadeUpStream(rows=stage.conversations_per_step)
-    trainer = StageTrainer(learner, stage, stream, Path(folder), BLANK, seed, callbacks=list(callbacks))
+    stream = stream or MadeUpStream()
+    trainer = StageTrainer(
+        learner, stage, stream, Path(folder), BLANK, PAD, layout, seed, callbacks=list(callbacks)
+    )
     trainer.go_on(resume)
     return trainer
 
@@ -59,54 +63,50 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
 
 
-def split_batch(rows_at_once):
-    """Eight fixed rows, in micro-batches of `rows_at_once`."""
-    whole = made_up_batch(0, 8)
-    for first in range(0, 8, rows_at_once):
-        yield {name: value[first : first + rows_at_once] for name, value in whole.items()}
-
-
-class FixedStream(MadeUpStream):
-    def __init__(self, rows):
-        super().__init__(rows)
-
-    def __iter__(self):
-        while True:
-            yield from split_batch(self.rows)
-
-
-def first_gradients(folder, rows_at_once):
+def first_gradients(folder, learns=STAGE_1, **changes):
+    """Of one update of eight rows, the third and the sixth of them without a picture."""
     seen = Gradients()
     trained(
         folder,
-        STAGE_1,
-        FixedStream(rows_at_once),
+        learns,
+        MadeUpStream(text_only=lambda number: number in (2, 5)),
         callbacks=[seen],
         conversations_per_update=8,
-        conversations_per_step=rows_at_once,
         optimizer={"learning_rate": 1e-2, "max_gradient_norm": None},
+        lora={"dropout": 0},
+        **changes,
     )
     return seen.found
 
 
+def assert_same(gradients, expected):
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
-    whole = first_gradients(tmp_path / "8", 8)
+    whole = first_gradients(tmp_path / "8", conversations_per_step=8)
     for rows_at_once in (1, 2):
-        parts = first_gradients(tmp_path / str(rows_at_once), rows_at_once)
-        assert parts.keys() == whole.keys()
-        for name, gradient in whole.items():
-            torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-5)
+        assert_same(first_gradients(tmp_path / str(rows_at_once), conversations_per_step=rows_at_once), whole)
 
 
-def test_the_logged_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_update(tmp_path):
-    model, _ = tiny_owl()
-    batch = made_up_batch(0, 8)
-    batch.pop("places")
-    with torch.no_grad():
-        expected = model.eval()(**batch).loss
-    trainer = trained(
-        tmp_path, STAGE_1, FixedStream(1), conversations_per_update=8, conversations_per_step=1, steps=1
+@pytest.mark.parametrize("learns", [STAGE_1, STAGE_2])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("tokens_per_step", [64, 200])
+def test_a_token_budget_gives_the_gradient_of_the_padded_batch(tmp_path, learns, layout, tokens_per_step):
+    whole = first_gradients(tmp_path / "8", learns, conversations_per_step=8)
+    assert_same(
+        first_gradients(tmp_path / layout, learns, tokens_per_step=tokens_per_step, layout=layout), whole
     )
+
+
+@pytest.mark.parametrize("how", [{"conversations_per_step": 1}, {"tokens_per_step": 64}])
+def test_the_logged_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_update(tmp_path, how):
+    model, _ = tiny_owl()
+    with torch.no_grad():
+        expected = model.eval()(**pad([made_up_row(number) for number in range(8)], PAD).inputs).loss
+    trainer = trained(tmp_path, STAGE_1, conversations_per_update=8, steps=1, **how)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_stage_2_moves_the_abstractor_and_the_lora_and_nothing_else(tmp_path):
     stage = tiny_stage(learns=STAGE_2)
     learner = apply_stage(model, stage)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
-    trainer = StageTrainer(learner, stage, MadeUpStream(2), tmp_path, BLANK)
+    trainer = StageTrainer(learner, stage, MadeUpStream(), tmp_path, BLANK, PAD)
     trainer.go_on(None)
     moved = {name for name, weight in weights(trainer).items() if not torch.equal(weight, before[name])}
     assert moved == {name for name in before if ".lora_" in name or "abstractor.modules_to_save" in name}
@@ -162,15 +162,15 @@ def test_every_parameter_that_learns_gets_a_gradient(tmp_path, learns):
 @pytest.mark.parametrize("learns", [STAGE_1, STAGE_2])
 def test_batches_without_a_picture_train_in_both_stages(tmp_path, learns):
     def text_only(number):
-        return number % 2 == 0
+        return number % 4 < 2
 
-    trainer = trained(tmp_path, learns, MadeUpStream(2, text_only))
+    trainer = trained(tmp_path, learns, MadeUpStream(text_only))
     assert trainer.state.global_step == 4
 
 
 def test_a_batch_without_a_picture_still_reaches_the_visual_parts_with_a_zero_gradient(tmp_path):
     seen = Gradients()
-    trained(tmp_path, STAGE_1, MadeUpStream(2, lambda number: True), callbacks=[seen])
+    trained(tmp_path, STAGE_1, MadeUpStream(lambda number: True), callbacks=[seen])
     assert {part_of(name) for name in seen.found} == {"vision_model", "abstractor"}
     assert not any(gradient.any() for gradient in seen.found.values())
 
@@ -189,24 +189,24 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path):
 
 
 class PoisonedStream(MadeUpStream):
-    """Its sixth micro-batch holds a pixel that is no number."""
+    """Its eleventh row holds a pixel that is no number."""
 
     def __iter__(self):
-        for number, batch in enumerate(super().__iter__()):
-            if number == 5:
-                batch["pixel_values"][0, 0, 0, 0] = float("nan")
-            yield batch
+        for number, row in enumerate(super().__iter__()):
+            if number == 10:
+                row.pixel_values[0, 0, 0, 0] = float("nan")
+            yield row
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step_and_names_its_rows(tmp_path):
     good = weights(trained(tmp_path / "good", STAGE_1, steps=2, schedule={"shape": "constant"}))
     model, _ = tiny_owl()
     stage = tiny_stage(learns=STAGE_1, schedule={"shape": "constant"})
-    trainer = StageTrainer(apply_stage(model, stage), stage, PoisonedStream(2), tmp_path / "bad", BLANK)
+    trainer = StageTrainer(apply_stage(model, stage), stage, PoisonedStream(), tmp_path / "bad", BLANK, PAD)
     with pytest.raises(NonFiniteError) as stopped:
         trainer.go_on(None)
     assert "step 3: the loss is nan" in str(stopped.value)
-    assert "made-up:5.0, made-up:5.1;" in str(stopped.value)
+    assert "made-up:10, made-up:11;" in str(stopped.value)
     for name, weight in good.items():
         assert torch.equal(trainer.model.get_parameter(name), weight), name
 
@@ -216,9 +216,9 @@ def test_an_infinite_gradient_stops_too_and_names_the_rows_of_the_update(tmp_pat
     stage = tiny_stage(learns=STAGE_1)
     learner = apply_stage(model, stage)
     model.model.abstractor.query_tokens.register_hook(lambda gradient: gradient + float("inf"))
-    trainer = StageTrainer(learner, stage, MadeUpStream(2), tmp_path, BLANK)
+    trainer = StageTrainer(learner, stage, MadeUpStream(), tmp_path, BLANK, PAD)
     with pytest.raises(
-        NonFiniteError, match=r"step 1: the norm of the gradient is (inf|nan).*made-up:0\.0, .*made-up:1\.1;"
+        NonFiniteError, match=r"step 1: the norm of the gradient is (inf|nan).*made-up:0, .*made-up:3;"
     ):
         trainer.go_on(None)
 
@@ -229,11 +229,11 @@ def test_dropout_of_a_frozen_part_is_off_and_of_a_learning_part_on(tmp_path):
     seen = {}
 
     class Modes(TrainerCallback):
-        def on_substep_end(self, args, state, control, **kwargs):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
             seen.update({name: module.training for name, module in model.named_modules()})
 
     learner = apply_stage(model, stage)
-    StageTrainer(learner, stage, MadeUpStream(2), tmp_path, BLANK, callbacks=[Modes()]).go_on(None)
+    StageTrainer(learner, stage, MadeUpStream(), tmp_path, BLANK, PAD, callbacks=[Modes()]).go_on(None)
     assert seen["model.abstractor.layers.0"]
     assert seen["model.vision_model"]
     assert not seen["model.language_model.layers.0.self_attn"]
@@ -279,7 +279,7 @@ def test_bfloat16_products_train_float32_weights_and_leave_stored_ones_as_they_a
     before = copy.deepcopy(dict(model.named_parameters()))
     stage = tiny_stage(learns=STAGE_1, dtype="bfloat16")
     trainer = StageTrainer(
-        apply_stage(model, stage), stage, MadeUpStream(2, lambda n: n == 1), tmp_path, BLANK
+        apply_stage(model, stage), stage, MadeUpStream(lambda n: n in (2, 3)), tmp_path, BLANK, PAD
     )
     trainer.go_on(None)
     for name, parameter in trainer.model.named_parameters():
@@ -294,7 +294,7 @@ def test_a_stage_writes_its_log_for_people_and_programs(tmp_path):
     recipe = Recipe.model_validate({"model": str(tmp_path), "output_dir": str(tmp_path), "stages": [stage]})
     heard, console = [], Console(record=True, width=200, file=io.StringIO())
     run_stage(
-        apply_stage(model, stage), processor, MadeUpStream(2), stage, tmp_path, recipe, console, heard.append
+        apply_stage(model, stage), processor, MadeUpStream(), stage, tmp_path, recipe, console, heard.append
     )
     assert read_log(tmp_path / "log.jsonl") == heard
     assert [record["step"] for record in heard] == [1, 2, 3, 4]

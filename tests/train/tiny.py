@@ -1,12 +1,13 @@
-"""A model of a few thousand parameters, its processor, and streams of made-up batches."""
+"""A model of a few thousand parameters, its processor, and streams of made-up rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+from open_owl.data.encode import IGNORED, EncodedConversation
 from open_owl.data.mixture import MixtureSettings
 from open_owl.data.refusals import Refusals
 from open_owl.model import (
@@ -106,39 +107,32 @@ def tiny_owl(
     return MplugOwlForConditionalGeneration(config), processor
 
 
-def made_up_batch(number: int, rows: int, pictures: bool = True) -> dict[str, Any]:
-    """`rows` rows of unequal length, with a picture each or none; the same for the same `number`."""
+def made_up_row(number: int, picture: bool = True) -> EncodedConversation:
+    """8 to 12 tokens, a picture or none; the same for the same `number`."""
     random = torch.Generator().manual_seed(number)
-    longest = 12
-    words = torch.randint(6, 6 + len(WORDS), (rows, longest), generator=random)
-    words[:, 0] = 1
-    lengths = torch.randint(8, longest + 1, (rows,), generator=random)
-    attention_mask = (torch.arange(longest)[None] < lengths[:, None]).long()
-    labels = words.masked_fill((attention_mask == 0) | (torch.arange(longest)[None] < 6), -100)
-    batch = {
-        "input_ids": words.masked_fill(attention_mask == 0, 3),
-        "attention_mask": attention_mask,
-        "labels": labels,
-        "places": [f"made-up:{number}.{row}" for row in range(rows)],
-    }
-    if pictures:
-        batch["input_ids"][:, 1 : 2 + QUERIES] = 4
-        batch["pixel_values"] = torch.randn(rows, 3, SIZE, SIZE, generator=random)
-    return batch
+    length = int(torch.randint(8, 13, (1,), generator=random))
+    words = torch.randint(6, 6 + len(WORDS), (length,), generator=random)
+    words[0] = 1
+    labels = words.clone()
+    labels[:6] = IGNORED
+    pixels = torch.randn(1, 3, SIZE, SIZE, generator=random) if picture else None
+    if picture:
+        words[1 : 2 + QUERIES] = 4
+    return EncodedConversation(words, labels, pixels, None, f"made-up:{number}", "made up")
 
 
 class MadeUpStream:
-    """Batches for ever; `text_only` says which (by number) have no picture. The state is the next number."""
+    """Rows for ever; `text_only` says which (by number) have no picture. The state is the next number."""
 
-    def __init__(self, rows: int, text_only: Any = lambda number: False):
-        self.rows, self.text_only = rows, text_only
+    def __init__(self, text_only: Callable[[int], bool] = lambda number: False):
+        self.text_only = text_only
         self.next = 0
         self.ledger = Refusals()
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[EncodedConversation]:
         while True:
             number, self.next = self.next, self.next + 1
-            yield made_up_batch(number, self.rows, pictures=not self.text_only(number))
+            yield made_up_row(number, picture=not self.text_only(number))
 
     def state(self) -> int:
         return self.next
@@ -161,4 +155,7 @@ def tiny_stage(**changes: Any) -> Stage:
         "dtype": "float32",
         "log_every_steps": 1,
     }
-    return Stage.model_validate(settings | changes)
+    settings |= changes
+    if "tokens_per_step" in changes:
+        del settings["conversations_per_step"]
+    return Stage.model_validate(settings)

@@ -5,7 +5,6 @@ then put back as ids. So ids and labels are born together, and no text is search
 """
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,7 @@ class EncodedConversation:
     pixel_values: [pictures, 3, height, width] in the order of their slots, or None.
     pixel_values_videos: [videos, frames, 3, height, width], or None.
     place: where the row came from.
+    source: the path of the source that it was drawn from; empty outside a mixture.
     """
 
     input_ids: torch.Tensor
@@ -49,6 +49,7 @@ class EncodedConversation:
     pixel_values: torch.Tensor | None
     pixel_values_videos: torch.Tensor | None
     place: str
+    source: str = ""
 
     @property
     def supervised_tokens(self) -> int:
@@ -93,33 +94,6 @@ def count_tokens(
 ) -> int:
     """How many ids `encode` would give; Refused as by `encode`, but no picture is opened."""
     return len(_fitted(conversation, processor, max_tokens, chat_template=None)[1])
-
-
-def collate(rows: Sequence[EncodedConversation], pad_token_id: int) -> dict[str, Any]:
-    """Pad rows on the right into one batch.
-
-    Returns:
-        input_ids, attention_mask, labels: [rows, longest]; pixel_values: [all pictures, 3, height, width];
-        pixel_values_videos: [all videos, frames, 3, height, width]. The media are in the order of rows, and
-        their keys are absent where there are none. places: where each row came from.
-    """
-    longest = max(len(row.input_ids) for row in rows)
-    batch: dict[str, Any] = {
-        "input_ids": torch.full((len(rows), longest), pad_token_id),
-        "attention_mask": torch.zeros(len(rows), longest, dtype=torch.long),
-        "labels": torch.full((len(rows), longest), IGNORED),
-    }
-    for number, row in enumerate(rows):
-        length = len(row.input_ids)
-        batch["input_ids"][number, :length] = row.input_ids
-        batch["attention_mask"][number, :length] = 1
-        batch["labels"][number, :length] = row.labels
-    for name in ("pixel_values", "pixel_values_videos"):
-        pixels = [getattr(row, name) for row in rows if getattr(row, name) is not None]
-        if pixels:
-            batch[name] = torch.cat(pixels)
-    batch["places"] = [row.place for row in rows]
-    return batch
 
 
 def _fitted(

@@ -1,4 +1,4 @@
-"""The endless stream of batches: energon reads, blends and shuffles; each row is encoded as it is taken.
+"""The endless stream of rows: energon reads, blends and shuffles; each row is encoded as it is taken.
 
 This is the only file that knows megatron-energon. A row passes `_RowReader.cook` (bytes -> `Conversation`),
 the shuffle buffer, and `_RowReader.encode_sample` (-> ids and pixels). A refused row travels on as a
@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from megatron.energon.epathlib import EPath
 from megatron.energon.metadataset.loader_interface import DatasetBlendMode, LoadedDataset
 
 from .conversation import Conversation, Refused
-from .encode import PLAIN_TEMPLATE, EncodedConversation, collate, encode
+from .encode import PLAIN_TEMPLATE, EncodedConversation, encode
 from .index import Index, index_json, index_tars
 from .mixture import MixtureSettings, SourceSettings
 from .refusals import Refusals
@@ -119,27 +120,19 @@ class _RowReader(TaskEncoder):
 
 
 class Stream:
-    """Batches for ever, from `open_mixture`.
+    """Rows for ever, from `open_mixture`.
 
-    Iterating gives what `collate` gives. `state` and `restore` save and restore the exact place: the batches
-    after `restore` are those that would have come after `state`.
+    `state` and `restore` save and restore the exact place: the rows after `restore` are those that would have
+    come after `state`.
     """
 
-    def __init__(
-        self,
-        settings: MixtureSettings,
-        loaders: list[Any],
-        opened: list[_Opened],
-        conversations_per_batch: int,
-        pad_token_id: int,
-    ):
+    def __init__(self, settings: MixtureSettings, loaders: list[Any], opened: list[_Opened]):
         self.settings = settings
         self.ledger = Refusals()
         self._loaders = loaders
         self._opened = opened
-        self._conversations_per_batch = conversations_per_batch
-        self._pad_token_id = pad_token_id
         self._next_loader = 0
+        self._rows: Iterator[EncodedConversation] | None = None
         for one in opened:
             for reason, message in one.index.broken:
                 self.ledger.add(reason, message, one.source.path)
@@ -154,30 +147,33 @@ class Stream:
         """Rows refused so far, by reason; `ledger` has the sources and first rows too."""
         return self.ledger.by_reason
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def take(self, count: int) -> list[EncodedConversation]:
+        """The next `count` rows. Raises TooManyRefusedError by `max_refused_share`."""
+        if self._rows is None:
+            self._rows = iter(self)
+        return list(islice(self._rows, count))
+
+    def __iter__(self) -> Iterator[EncodedConversation]:
         """Raises TooManyRefusedError by `max_refused_share`."""
         sides = [iter(loader) for loader in self._loaders]
         while True:
-            batch: list[EncodedConversation] = []
-            while len(batch) < self._conversations_per_batch:
-                row = self._next_row(sides[self._next_loader])
-                if row is not None:
-                    batch.append(row)
-                    self._next_loader = (self._next_loader + 1) % len(sides)
-            yield collate(batch, self._pad_token_id)
+            row = self._next_row(sides[self._next_loader])
+            if row is not None:
+                self._next_loader = (self._next_loader + 1) % len(sides)
+                yield row
 
     def _next_row(self, side: Iterator[dict]) -> EncodedConversation | None:
         sample = next(side)
-        row = sample["row"]
+        row, source = sample["row"], self._opened[sample["dataset"]].source.path
         if isinstance(row, EncodedConversation):
             self.ledger.good()
-            return row
-        self.ledger.refuse(row.reason, row.message, self._opened[sample["dataset"]].source.path)
+            return replace(row, source=source)
+        self.ledger.refuse(row.reason, row.message, source)
         self.ledger.judge(self.settings.max_refused_share)
         return None
 
     def state(self) -> dict[str, Any]:
-        """The place in the stream after the last batch, to be pickled (it holds energon's own objects)."""
+        """The place in the stream after the last row, to be pickled (it holds energon's own objects)."""
         return {
             "data": self._fingerprint(),
             "loaders": [deepcopy(loader.save_state_rank()) for loader in self._loaders],
@@ -216,7 +212,6 @@ def open_mixture(
     settings: MixtureSettings,
     processor: "MplugOwlProcessor",
     max_tokens: int,
-    conversations_per_batch: int,
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -225,7 +220,6 @@ def open_mixture(
 
     Args:
         max_tokens: the most ids of a row, visual slots included.
-        conversations_per_batch: rows of one batch on this rank.
         seed: of order and blending.
         rank, world_size: which share of the rows this process reads.
 
@@ -243,9 +237,7 @@ def open_mixture(
     reader = _RowReader(opened, processor, max_tokens, plain=settings.chat_template == "plain")
     sides = [True, False] if settings.half_text_half_multimodal else [None]
     loaders = [_loader(opened, side, reader, worker, settings.shuffle_rows) for side in sides]
-    tokenizer = processor.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Stream(settings, loaders, opened, conversations_per_batch, pad)
+    return Stream(settings, loaders, opened)
 
 
 def _open_source(source: SourceSettings, settings: MixtureSettings) -> list[_Opened]:

@@ -35,7 +35,11 @@ class MplugOwlModelOutputWithPast(BaseModelOutputWithPast):
 
 @dataclass
 class MplugOwlCausalLMOutputWithPast(ModelOutput):
-    """`logits`: [batch, length, vocabulary]; in training with labels [supervised tokens, vocabulary]."""
+    """What `forward` gives.
+
+    logits: [batch, length, vocabulary]; in training with labels [supervised tokens, vocabulary].
+    token_losses: with labels, the cross entropy of each [supervised tokens], row after row, without gradient.
+    """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
@@ -43,6 +47,7 @@ class MplugOwlCausalLMOutputWithPast(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
+    token_losses: torch.Tensor | None = None
 
 
 class MplugOwlPreTrainedModel(PreTrainedModel):
@@ -287,7 +292,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        hidden_states, loss = outputs.last_hidden_state, None
+        hidden_states, loss, token_losses = outputs.last_hidden_state, None, None
         if labels is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._head(hidden_states[:, kept])
@@ -301,7 +306,11 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             else:
                 logits = self._head(hidden_states)
                 supervised_logits = logits[:, :-1][supervised]
-            loss = _summed_loss(supervised_logits, labels[:, 1:][supervised], num_items_in_batch)
+            # Each token's, because a run is told apart by its sources.
+            losses = nn.functional.cross_entropy(
+                supervised_logits.float(), labels[:, 1:][supervised], reduction="none"
+            )
+            loss, token_losses = _summed(losses, num_items_in_batch), losses.detach()
         return MplugOwlCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -309,6 +318,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            token_losses=token_losses,
         )
 
     def _head(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -347,18 +357,15 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         return WordsOnly(processors, slot_ids)
 
 
-def _summed_loss(
-    logits: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
-) -> torch.Tensor:
-    """Cross entropy of logits [n, vocabulary] and targets [n], summed and divided by the supervised tokens.
+def _summed(losses: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+    """The sum of losses [supervised tokens] over `num_items_in_batch`, or over their own number.
 
     The divisor is at least 1: a batch without a label has loss 0, not NaN (mPLUG-Owl issues 92, 93).
     """
-    total = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-    items = targets.numel() if num_items_in_batch is None else num_items_in_batch
+    items = losses.numel() if num_items_in_batch is None else num_items_in_batch
     if isinstance(items, torch.Tensor):
-        return total / items.to(total.device).clamp(min=1)
-    return total / max(items, 1)
+        return losses.sum() / items.to(losses.device).clamp(min=1)
+    return losses.sum() / max(items, 1)
 
 
 AutoModel.register(MplugOwlConfig, MplugOwlModel, exist_ok=True)

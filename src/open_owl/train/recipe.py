@@ -131,8 +131,10 @@ class Stage(Settings):
     """One stage: which parts learn, from what, how fast, for how long.
 
     A step is one update of the weights, from `conversations_per_update` conversations over all processes;
-    each process takes them in micro-batches of `conversations_per_step`, which changes memory and speed, not
-    the gradient. `dtype` is that of the matrix products; what learns is kept in float32 beside it. `auto` is
+    each process takes them in micro-batches, which change memory and speed, not the gradient: packed one
+    behind the other up to `tokens_per_step` tokens (padded where the LLM cannot be packed), or
+    `conversations_per_step` at a time, padded to the longest. `dtype` is that of the matrix products; what
+    learns is kept in float32 beside it. `auto` is
     bfloat16 on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations
     are computed again in the backward pass instead of kept. `epochs` is the length where `steps` is not
     given: as many conversations as that many times the rows of all sources, refused ones counted.
@@ -147,7 +149,8 @@ class Stage(Settings):
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     conversations_per_update: PositiveInt
-    conversations_per_step: PositiveInt
+    conversations_per_step: PositiveInt | None = None
+    tokens_per_step: PositiveInt | None = None
     max_tokens: PositiveInt
     gradient_checkpointing: list[Literal["vision_model", "language_model"]] = []
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -172,8 +175,13 @@ class Stage(Settings):
 
     def _batch_conflicts(self) -> list[str]:
         whole, micro = self.conversations_per_update, self.conversations_per_step
-        if whole % micro:
+        tokens = self.tokens_per_step
+        if (micro is None) == (tokens is None):
+            return ["give tokens_per_step (packed) or conversations_per_step (padded), one of both"]
+        if micro is not None and whole % micro:
             return [f"conversations_per_update ({whole}) is no multiple of conversations_per_step ({micro})"]
+        if tokens is not None and tokens < self.max_tokens:
+            return [f"tokens_per_step ({tokens}) is below max_tokens ({self.max_tokens}); no long row fits"]
         return []
 
     def _rate_conflicts(self) -> list[str]:

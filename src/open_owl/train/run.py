@@ -18,14 +18,16 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
 from open_owl.compose import compose
+from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.loading import load_recipe
-from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
 from open_owl.train.lora import starting_point
+from open_owl.train.packed import why_not_packed
+from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
 from open_owl.train.recipe import Recipe, Stage
 from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
-from open_owl.train.stages import apply_stage, bare, stage_table
+from open_owl.train.stages import apply_stage, bare, part_module, stage_table
 from open_owl.train.trainer import StageTrainer
 
 LOG = "log.jsonl"
@@ -94,9 +96,7 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
 def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int) -> Stream:
     """This process's share of the stage's data; torchrun says which process this is."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return open_mixture(
-        stage.data, processor, stage.max_tokens, stage.conversations_per_step, seed, rank, world_size
-    )
+    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank, world_size)
 
 
 def run_stage(
@@ -124,6 +124,8 @@ def run_stage(
         stream,
         folder,
         blank_picture(processor),
+        pad_token_id(processor),
+        layout_for(model, stage, console),
         recipe.seed,
         callbacks=[journal, stop, TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))],
         report_to=["wandb"] if recipe.wandb_project else [],
@@ -160,3 +162,18 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
 def blank_picture(processor: MplugOwlProcessor) -> torch.Tensor:
     """A black picture [1, channels, height, width] as the model reads it."""
     return processor.image_processor(Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
+
+
+def pad_token_id(processor: MplugOwlProcessor) -> int:
+    tokenizer = processor.tokenizer
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def layout_for(model: nn.Module, stage: Stage, console: Console) -> Layout:
+    """Packed where the stage asks for it and the LLM can; padded otherwise, and why is said."""
+    if stage.tokens_per_step is None:
+        return "padded"
+    obstacle = why_not_packed(part_module(model, "language_model"))
+    if obstacle:
+        console.print(f"{stage.name}: rows are padded, not packed: {obstacle}", highlight=False)
+    return "padded" if obstacle else "packed"

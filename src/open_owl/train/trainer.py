@@ -1,5 +1,6 @@
 """transformers' Trainer for one stage: a step's loss, what is counted, what a checkpoint holds."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -12,15 +13,17 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.optimization import get_wsd_schedule
 
+from open_owl.data.encode import EncodedConversation
+from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.stream import Stream
+from open_owl.train.packed import packed_attention
 from open_owl.train.progress import Meter
 from open_owl.train.recipe import Stage
 from open_owl.train.run_folder import forget_old_checkpoints
-from open_owl.train.stages import bare, parameter_groups, still_modules, uses_bfloat16
+from open_owl.train.stages import bare, parameter_groups, part_module, still_modules, uses_bfloat16
 
 LEARNED = "learned.safetensors"
 ROWS_NAMED = 20
-UNSUPERVISED = -100
 
 
 class NonFiniteError(RuntimeError):
@@ -32,10 +35,12 @@ class StageTrainer(Trainer):
 
     Args:
         model: what `apply_stage` returned.
-        stream: gives batches for ever, each with the `places` of its rows. Accelerate never prepares it and
-            nothing replays it, so its state, saved with every checkpoint, is exactly where the weights are.
+        stream: gives rows for ever. Accelerate never prepares it and nothing replays it, so its state, saved
+            with every checkpoint, is exactly where the weights are.
         blank_picture: [1, channels, height, width], read in batches without a picture, so that the visual
             parts take part in every backward pass.
+        pad_token_id: what fills padded rows.
+        layout: of micro-batches, where the stage gives `tokens_per_step`.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class StageTrainer(Trainer):
         stream: Stream,
         folder: Path,
         blank_picture: torch.Tensor,
+        pad_token_id: int,
+        layout: Layout = "packed",
         seed: int = 0,
         callbacks: list[TrainerCallback] | None = None,
         report_to: list[str] | None = None,
@@ -61,11 +68,14 @@ class StageTrainer(Trainer):
         self.folder = Path(str(arguments.output_dir))
         self.stream = stream
         self.blank_picture = blank_picture
+        self.pad_token_id = pad_token_id
+        self.layout: Layout = layout
+        self.rows_per_update = _rows_of_a_process(stage, arguments.world_size)
         self.meter = Meter(processes=arguments.world_size)
         self.still = still_modules(model, stage)
         self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
+        self.update: list[Batch] = []
         self.update_losses: list[torch.Tensor] = []
-        self.update_places: list[list[str]] = []
 
     def go_on(self, checkpoint: Path | None) -> None:
         """Trains to the stage's last step, from `checkpoint` if there is one."""
@@ -79,20 +89,50 @@ class StageTrainer(Trainer):
     # The loss
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], torch.Tensor]:
-        """The micro-batches of one update, and the supervised tokens in all of them, over all processes."""
+        self, epoch_iterator: Iterator[EncodedConversation], num_batches: int, device: torch.device
+    ) -> tuple[list[list[Batch]], torch.Tensor]:
+        """The micro-batches of one update, and the supervised tokens in all of them, over all processes.
+
+        For Trainer an update is one batch; `training_step` walks over its micro-batches.
+        """
         started = time.perf_counter()
         # Opening a stream draws a random number; a resumed run opens it later, and must see the same dropout.
         with torch.random.fork_rng(devices=[]):
-            batches = list(itertools.islice(epoch_iterator, num_batches))
+            rows = list(itertools.islice(epoch_iterator, self.rows_per_update))
+        self.update = self._micro_batches(rows)
         waited = time.perf_counter() - started
         self.update_losses.clear()
-        self.update_places = [batch.pop("places") for batch in batches]
-        supervised = sum(int((batch["labels"][:, 1:] != UNSUPERVISED).sum()) for batch in batches)
-        self.meter.count(waited, supervised, conversations=sum(map(len, self.update_places)))
-        counts = self.accelerator.gather(torch.tensor([supervised], device=device))
-        return batches, cast(torch.Tensor, counts).sum()
+        supervised = sum(batch.supervised_tokens for batch in self.update)
+        self.meter.count(waited, supervised, conversations=len(rows))
+        mine = torch.tensor([[supervised, len(self.update)]], device=device)
+        everyones = cast(torch.Tensor, self.accelerator.gather(mine))
+        # Every process takes as many steps: where parameters are shared out, each step is a meeting.
+        while len(self.update) < int(everyones[:, 1].max()):
+            self.update.append(unsupervised(min(rows, key=lambda row: len(row.input_ids)), self.pad_token_id))
+        return [self.update], everyones[:, 0].sum()
+
+    def _micro_batches(self, rows: list[EncodedConversation]) -> list[Batch]:
+        if self.stage.tokens_per_step is not None:
+            return micro_batches(rows, self.stage.tokens_per_step, self.layout, self.pad_token_id)
+        size = self.stage.conversations_per_step
+        assert size is not None  # Stage has one of both
+        return [pad(rows[start : start + size], self.pad_token_id) for start in range(0, len(rows), size)]
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of one update; processes join their gradients after its last micro-batch."""
+        update: list[Batch] = inputs
+        losses = []
+        llm = part_module(self.learner, "language_model")
+        for batch in update:
+            with contextlib.ExitStack() as within:
+                if batch.is_packed:
+                    within.enter_context(packed_attention(llm))
+                if batch is not update[-1] and not self.is_deepspeed_enabled:
+                    within.enter_context(self.accelerator.no_sync(model))
+                losses.append(super().training_step(model, batch.inputs, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -134,7 +174,7 @@ class StageTrainer(Trainer):
         losses = [float(loss) for loss in self.update_losses]
         bad = [index for index, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]
         what = f"the loss is {losses[bad[0]]}" if bad else f"the norm of the gradient is {norm}"
-        rows = [place for index in bad or range(len(losses)) for place in self.update_places[index]]
+        rows = [row.place for index in bad or range(len(losses)) for row in self.update[index].rows]
         more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
         return (
             f"stage {self.stage.name}, step {self.state.global_step + 1}: {what}. The step was not taken. "
@@ -229,7 +269,7 @@ def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[st
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.conversations_per_step,
+        gradient_accumulation_steps=1,  # an update is one batch to Trainer
         max_grad_norm=stage.optimizer.max_gradient_norm or 0.0,
         bf16=bfloat16,
         use_cpu=not torch.accelerator.is_available(),
@@ -247,16 +287,16 @@ def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[st
     )
     # Several GPUs are torchrun's: DataParallel would cut a batch's pictures at other rows than its text.
     arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = _micro_batches(stage, arguments.world_size)
     return arguments
 
 
-def _micro_batches(stage: Stage, processes: int) -> int:
-    """Micro-batches that one process takes for one update."""
-    at_once = stage.conversations_per_step * processes
+def _rows_of_a_process(stage: Stage, processes: int) -> int:
+    """Conversations that one process takes for one update."""
+    at_once = (stage.conversations_per_step or 1) * processes
     if stage.conversations_per_update % at_once:
+        per_step = f"conversations_per_step ({stage.conversations_per_step}) times "
         raise ValueError(
             f"stage {stage.name}: conversations_per_update ({stage.conversations_per_update}) is no multiple "
-            f"of conversations_per_step ({stage.conversations_per_step}) times {processes} processes"
+            f"of {per_step if stage.conversations_per_step else ''}{processes} processes"
         )
-    return stage.conversations_per_update // at_once
+    return stage.conversations_per_update // processes

@@ -1,0 +1,183 @@
+"""Attention over packed rows: each conversation attends to itself, and nothing is computed beside that."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
+
+# The name under which transformers' attention interface finds `attend_within_rows`.
+WITHIN_ROWS = "open_owl_within_rows"
+# Between the same conversations alone and packed; a leak changes hidden states by their own size.
+MOST_DIFFERENCE = 0.02
+PROBE_LENGTHS = (5, 9, 4)
+
+
+@contextmanager
+def packed_attention(language_model: PreTrainedModel) -> Iterator[None]:
+    """Inside, an LLM that runs SDPA attends packed rows conversation by conversation.
+
+    Every other implementation stays: flash attention reads the bounds of the rows itself, and for the rest
+    transformers builds a block-diagonal mask from the positions, which is right and slower.
+    """
+    config = language_model.config
+    before = config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = WITHIN_ROWS
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+@torch.no_grad()
+def why_not_packed(language_model: PreTrainedModel) -> str | None:
+    """What keeps rows of this LLM from being packed, or None; found by trying it on a few made-up tokens.
+
+    Models that keep a state from token to token, or that know places only from the attention mask (Bloom's
+    ALiBi), would let one conversation see the one before.
+    """
+    kind = language_model.config.model_type
+    if "position_ids" not in inspect.signature(language_model.forward).parameters:
+        return f"{kind} takes no position_ids"
+    embedding = language_model.get_input_embeddings()
+    weight = next(embedding.parameters())
+    random = torch.Generator().manual_seed(0)
+    count = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else 2
+    rows = [
+        embedding(torch.randint(count, (1, length), generator=random).to(weight.device))
+        for length in PROBE_LENGTHS
+    ]
+    learning = language_model.training
+    language_model.eval()
+    try:
+        alone = torch.cat([_states(language_model, [row]) for row in rows], dim=1)
+        with packed_attention(language_model):
+            together = _states(language_model, rows)
+    finally:
+        language_model.train(learning)
+    difference = (together - alone).norm() / alone.norm()
+    if not bool(difference <= MOST_DIFFERENCE):
+        return f"packed rows of {kind} see each other (hidden states differ by {float(difference):.0%})"
+    return None
+
+
+def _states(language_model: PreTrainedModel, rows: list[torch.Tensor]) -> torch.Tensor:
+    """Hidden states [1, tokens, hidden] of embedded rows [1, length, hidden] packed together."""
+    lengths = [row.shape[1] for row in rows]
+    bounds = torch.tensor([0, *lengths], device=rows[0].device).cumsum(0, dtype=torch.int32)
+    positions = torch.cat([torch.arange(length, device=rows[0].device) for length in lengths])
+    outputs = language_model(
+        inputs_embeds=torch.cat(rows, dim=1),
+        position_ids=positions[None],
+        use_cache=False,
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=max(lengths),
+        max_length_k=max(lengths),
+    )
+    return outputs.last_hidden_state.float()
+
+
+def attend_within_rows(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each packed row.
+
+    query [1, heads, tokens, dim]; key, value [1, key heads, tokens, dim]; `cu_seq_lens_q` [rows + 1], where
+    each row begins and the last one ends -> [1, tokens, heads, dim].
+
+    On a GPU, in 16 bit, torch's variable-length flash attention takes all rows in one call. Elsewhere SDPA
+    takes them one by one: for a row of n tokens that is n*n/2 scores, where a block mask over all tokens
+    would be their square.
+
+    Raises:
+        ValueError: the LLM asks for something these kernels do not do (soft caps, sinks, a bias).
+    """
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if unknown:
+        raise ValueError(f"packed attention has no {', '.join(unknown)}; set tokens_per_step to null")
+    if cu_seq_lens_q is None or max_length_q is None:
+        raise ValueError("packed attention needs cu_seq_lens_q and max_length_q (open_owl.data.packing.pack)")
+    flash = _flash_attention() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    if flash is not None and not dropout:
+        return flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    bounds = cu_seq_lens_q.tolist()
+    rows = [
+        nn.functional.scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, start:end],
+            value[:, :, start:end],
+            attn_mask=_window(end - start, sliding_window, query.device),
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=not _is_narrow(end - start, sliding_window),
+        )
+        for start, end in itertools.pairwise(bounds)
+    ]
+    return torch.cat(rows, dim=2).transpose(1, 2), None
+
+
+def _is_narrow(length: int, sliding_window: int | None) -> bool:
+    return sliding_window is not None and length > sliding_window
+
+
+def _window(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """True where a token may look [length, length]: itself and the `sliding_window` - 1 before it."""
+    if not _is_narrow(length, sliding_window):
+        return None
+    assert sliding_window is not None
+    places = torch.arange(length, device=device)
+    back = places[:, None] - places[None]
+    return (back >= 0) & (back < sliding_window)
+
+
+def _flash_attention() -> Callable[..., torch.Tensor] | None:
+    """torch's variable-length flash attention in our words, where this torch has it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+
+    def attend(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bounds: torch.Tensor,
+        longest: int,
+        scaling: float | None,
+        sliding_window: int | None,
+    ) -> torch.Tensor:
+        groups = query.shape[1] // key.shape[1]
+        # [tokens, heads, dim]
+        queries, keys, values = (
+            states[0].transpose(0, 1) for states in (query, repeat_kv(key, groups), repeat_kv(value, groups))
+        )
+        back = -1 if sliding_window is None else sliding_window - 1
+        out = varlen_attn(
+            queries, keys, values, bounds, bounds, longest, longest, scale=scaling, window_size=(back, 0)
+        )
+        assert isinstance(out, torch.Tensor)  # without return_aux
+        return out[None]
+
+    return attend
+
+
+AttentionInterface.register(WITHIN_ROWS, attend_within_rows)
