@@ -11,11 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from open_owl.adapter import PEFT_PREFIX
 from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.lora import with_lora
 from open_owl.train.recipe import PARTS, Part, Stage
-
-PEFT_PREFIX = "base_model.model."
 
 
 def apply_stage(
