@@ -114,9 +114,11 @@ def test_everything_wrong_is_told_at_once_with_its_place_and_remedy(folder):
     ("changes", "told"),
     [
         (
-            {"conversations_per_step": 3},
+            {"conversations_per_step": 3, "tokens_per_step": None},
             "conversations_per_update (4096) is no multiple of conversations_per_step (3)",
         ),
+        ({"conversations_per_step": 4}, "one of both, null for the other"),
+        ({"tokens_per_step": 500}, "tokens_per_step (500) is below max_tokens (512)"),
         ({"steps": 100}, "schedule.warmup_steps (2000) leaves nothing"),
         (
             {"schedule": {"min_learning_rate": 1}},

@@ -177,7 +177,9 @@ class Stage(Settings):
         whole, micro = self.conversations_per_update, self.conversations_per_step
         tokens = self.tokens_per_step
         if (micro is None) == (tokens is None):
-            return ["give tokens_per_step (packed) or conversations_per_step (padded), one of both"]
+            return [
+                "give tokens_per_step (packed) or conversations_per_step (padded), one of both, null for the other"
+            ]
         if micro is not None and whole % micro:
             return [f"conversations_per_update ({whole}) is no multiple of conversations_per_step ({micro})"]
         if tokens is not None and tokens < self.max_tokens:
