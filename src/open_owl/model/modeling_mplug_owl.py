@@ -119,7 +119,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         pixel_values [images, channels, height, width] -> `pooler_output` [images, queries + 1, hidden],
         `last_hidden_state` [images, patches, width].
         """
-        patches = self._patches(pixel_values)
+        patches = self.read_patches(pixel_values)
         return BaseModelOutputWithPooling(last_hidden_state=patches, pooler_output=self.abstractor(patches))
 
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -129,13 +129,14 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         `pooler_output` [videos, queries + 1, hidden]
         """
         videos, frames = pixel_values_videos.shape[:2]
-        patches = self._patches(pixel_values_videos.flatten(0, 1), num_frames=frames)
+        patches = self.read_patches(pixel_values_videos.flatten(0, 1), num_frames=frames)
         patches = patches.reshape(videos, frames * patches.shape[1], patches.shape[2])
         return BaseModelOutputWithPooling(
             last_hidden_state=patches, pooler_output=self.abstractor(patches, is_video=True)
         )
 
-    def _patches(self, pixel_values: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+    def read_patches(self, pixel_values: torch.Tensor, num_frames: int = 1) -> torch.Tensor:
+        """What the abstractor reads: [images, channels, height, width] -> [images, patches, width]."""
         patches = read_patches(self.vision_model, pixel_values.to(self.dtype), num_frames)
         return patches[:, 1:] if self.drop_cls_token else patches
 
@@ -145,6 +146,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -153,16 +155,23 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
     ) -> MplugOwlModelOutputWithPast:
         """input_ids [batch, length], its slots filled in order by the images and videos of the whole batch.
 
+        Args:
+            image_patches: in place of pixel_values, what `read_patches` made of them before (a cache).
+
         Raises:
-            ValueError: slots and visual tokens differ in number, or neither / both of ids and embeddings are
-                given.
+            ValueError: slots and visual tokens differ in number; neither / both of ids and embeddings are
+                given, or both of pixel_values and image_patches.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if pixel_values is not None and image_patches is not None:
+            raise ValueError("give images as pixel_values or as image_patches, not as both")
         visual_tokens = None
         if input_ids is not None:
-            inputs_embeds, visual_tokens = self._embed(input_ids, pixel_values, pixel_values_videos)
-        elif pixel_values is not None or pixel_values_videos is not None:
+            inputs_embeds, visual_tokens = self._embed(
+                input_ids, pixel_values, pixel_values_videos, image_patches
+            )
+        elif any(given is not None for given in (pixel_values, pixel_values_videos, image_patches)):
             raise ValueError(
                 "pictures find their slots in input_ids; give input_ids, not inputs_embeds, with them"
             )
@@ -194,6 +203,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None,
         pixel_values_videos: torch.Tensor | None,
+        image_patches: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [batch, length, hidden] with the slots filled, and the images' visual tokens."""
         image_slots = input_ids == self.config.image_token_id
@@ -203,9 +213,11 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         images = videos = None
         if pixel_values is not None:
             images = self.get_image_features(pixel_values).pooler_output
+        elif image_patches is not None:
+            images = self.abstractor(image_patches)
         if pixel_values_videos is not None:
             videos = self.get_video_features(pixel_values_videos).pooler_output
-        if pixel_values is not None or pixel_values_videos is not None or input_ids.shape[1] > 1:
+        if images is not None or videos is not None or input_ids.shape[1] > 1:
             words = self._fill(words, image_slots, images, "image")
             words = self._fill(words, video_slots, videos, "video")
         return words, images
@@ -262,6 +274,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
+        image_patches: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -286,6 +299,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             input_ids=input_ids,
             pixel_values=pixel_values,
             pixel_values_videos=pixel_values_videos,
+            image_patches=image_patches,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

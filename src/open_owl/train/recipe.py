@@ -134,9 +134,10 @@ class Stage(Settings):
     each process takes them in micro-batches, which change memory and speed, not the gradient: packed one
     behind the other up to `tokens_per_step` tokens (padded where the LLM cannot be packed), or
     `conversations_per_step` at a time, padded to the longest. `dtype` is that of the matrix products; what
-    learns is kept in float32 beside it. `auto` is
-    bfloat16 on a GPU that has it, float32 elsewhere. `gradient_checkpointing` names parts whose activations
-    are computed again in the backward pass instead of kept. `epochs` is the length where `steps` is not
+    learns is kept in float32 beside it. `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+    `gradient_checkpointing` names parts whose activations are computed again in the backward pass instead of
+    kept. `cache_visual_features` keeps what a frozen vision model makes of each picture on disk, in at most
+    `visual_cache_gib` GiB over all runs. `epochs` is the length where `steps` is not
     given: as many conversations as that many times the rows of all sources, refused ones counted.
     """
 
@@ -153,6 +154,8 @@ class Stage(Settings):
     tokens_per_step: PositiveInt | None = None
     max_tokens: PositiveInt
     gradient_checkpointing: list[Literal["vision_model", "language_model"]] = []
+    cache_visual_features: bool = False
+    visual_cache_gib: PositiveFloat = 20
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     save_every_steps: PositiveInt = 500
     keep_last_checkpoints: PositiveInt = 2
@@ -161,6 +164,10 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _numbers_agree(self) -> "Stage":
         conflicts = [*self._length_conflicts(), *self._batch_conflicts(), *self._rate_conflicts()]
+        if self.cache_visual_features and self.learns.vision_model != "frozen":
+            conflicts.append(
+                "cache_visual_features: the vision model learns, so its features change; leave it out"
+            )
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self
@@ -177,9 +184,8 @@ class Stage(Settings):
         whole, micro = self.conversations_per_update, self.conversations_per_step
         tokens = self.tokens_per_step
         if (micro is None) == (tokens is None):
-            return [
-                "give tokens_per_step (packed) or conversations_per_step (padded), one of both, null for the other"
-            ]
+            forms = "tokens_per_step (packed) or conversations_per_step (padded)"
+            return [f"give {forms}, one of both, null for the other"]
         if micro is not None and whole % micro:
             return [f"conversations_per_update ({whole}) is no multiple of conversations_per_step ({micro})"]
         if tokens is not None and tokens < self.max_tokens:

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.optimization import get_wsd_schedule
 
 from open_owl.data.encode import EncodedConversation
+from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.stream import Stream
 from open_owl.train.packed import packed_attention
@@ -21,6 +22,7 @@ from open_owl.train.progress import Meter
 from open_owl.train.recipe import Stage
 from open_owl.train.run_folder import forget_old_checkpoints
 from open_owl.train.stages import bare, parameter_groups, part_module, still_modules, uses_bfloat16
+from open_owl.train.visual_cache import VisualFeatureCache
 
 LEARNED = "learned.safetensors"
 ROWS_NAMED = 20
@@ -74,6 +76,7 @@ class StageTrainer(Trainer):
         self.meter = Meter(processes=arguments.world_size)
         self.still = still_modules(model, stage)
         self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
+        self.visual_cache = self._visual_cache() if stage.cache_visual_features else None
         self.update: list[Batch] = []
         self.update_losses: list[torch.Tensor] = []
 
@@ -85,6 +88,11 @@ class StageTrainer(Trainer):
         else:
             self.meter.start_over()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def _visual_cache(self) -> VisualFeatureCache:
+        precision = f"{self.args.device.type} {'bfloat16' if uses_bfloat16(self.stage) else 'float32'}"
+        folder = cache_folder() / "visual_features"
+        return VisualFeatureCache(bare(self.learner), precision, folder, self.stage.visual_cache_gib)
 
     # The loss
 
@@ -147,18 +155,24 @@ class StageTrainer(Trainer):
         """
         for module in self.still:  # Trainer has just put everything in training mode
             module.training = False
+        blank = self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs
+        if self.visual_cache is not None and "pixel_values" in inputs:
+            with self.accelerator.autocast():
+                inputs["image_patches"] = self.visual_cache.patches(inputs.pop("pixel_values"))
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         # Accelerate averages the gradients of the processes; their sum is wanted.
         loss = outputs.loss * self.accelerator.num_processes
-        if self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs:
+        if blank:
             loss = loss + 0.0 * self._blank_features(model).sum()
         self.update_losses.append(loss.detach())
         return (loss, outputs) if return_outputs else loss
 
     def _blank_features(self, model: nn.Module) -> torch.Tensor:
         """Visual tokens of the blank picture [1, queries + 1, hidden]."""
-        owl = bare(self.accelerator.unwrap_model(model))
+        owl = bare(self.accelerator.unwrap_model(model)).model
         with self.accelerator.autocast():
+            if self.visual_cache is not None:
+                return owl.abstractor(self.visual_cache.patches(self.blank_picture).to(self.args.device))
             features = owl.get_image_features(self.blank_picture.to(self.args.device)).pooler_output
         return cast(torch.Tensor, features)
 
