@@ -203,7 +203,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None,
         pixel_values_videos: torch.Tensor | None,
-        image_patches: torch.Tensor | None,
+        image_patches: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [batch, length, hidden] with the slots filled, and the images' visual tokens."""
         image_slots = input_ids == self.config.image_token_id
