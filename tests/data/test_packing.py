@@ -34,7 +34,9 @@ def test_packed_rows_begin_anew_and_none_learns_to_begin_the_next():
     assert batch.inputs["labels"].tolist() == [[IGNORED, 11, 12, IGNORED, 11, 12, 13, 14, IGNORED, 11]]
     assert batch.inputs["pixel_values"][:, 0, 0, 0].tolist() == [3, 3, 2]
     assert batch.supervised_tokens == 2 + 4 + 1
-    assert [note.media for note in batch.rows] == [2, 0, 1]
+    assert [(note.images, note.videos) for note in batch.rows] == [(2, 0), (0, 0), (1, 0)]
+    assert [note.modality for note in batch.rows] == ["image", "text", "image"]
+    assert [note.tokens for note in batch.rows] == [len(row.input_ids) for row in rows]
     assert rows[1].labels[0] == 10, "the rows themselves stay as they were"
 
 

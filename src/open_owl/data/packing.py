@@ -17,12 +17,20 @@ Layout = Literal["packed", "padded"]
 
 @dataclass(frozen=True)
 class RowNote:
-    """What is told of a row of a batch: where it came from, its labels that count, its images and videos."""
+    """What is told of a row of a batch: where it came from, its tokens, those that count, what it shows."""
 
     place: str
     source: str
+    tokens: int
     supervised_tokens: int
-    media: int
+    images: int
+    videos: int
+
+    @property
+    def modality(self) -> Literal["text", "image", "video"]:
+        if self.videos:
+            return "video"
+        return "image" if self.images else "text"
 
 
 @dataclass(frozen=True)
@@ -141,8 +149,14 @@ def _media(rows: Sequence[EncodedConversation]) -> dict[str, torch.Tensor]:
 
 
 def _notes(rows: Sequence[EncodedConversation]) -> tuple[RowNote, ...]:
-    return tuple(RowNote(row.place, row.source, row.supervised_tokens, _count_media(row)) for row in rows)
-
-
-def _count_media(row: EncodedConversation) -> int:
-    return sum(len(pixels) for pixels in (row.pixel_values, row.pixel_values_videos) if pixels is not None)
+    return tuple(
+        RowNote(
+            row.place,
+            row.source,
+            len(row.input_ids),
+            row.supervised_tokens,
+            0 if row.pixel_values is None else len(row.pixel_values),
+            0 if row.pixel_values_videos is None else len(row.pixel_values_videos),
+        )
+        for row in rows
+    )

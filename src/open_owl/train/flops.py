@@ -98,7 +98,7 @@ class FlopCount:
                 vision, abstractor = vision + one[0] * len(pixels), abstractor + one[1] * len(pixels)
         reads = self._visual.learn and any(pixels is not None for pixels in media.values())
         llm = self._llm[reads]
-        body = sum((llm.of_row(length) for length in row_lengths(batch)), Flops())
+        body = sum((llm.of_row(row.tokens) for row in batch.rows), Flops())
         return {
             "vision_model": vision,
             "abstractor": abstractor,
@@ -114,13 +114,6 @@ class UncountableError(ValueError):
 def update_flops(model: nn.Module, batches: Iterable[Batch]) -> Flops:
     """FLOPs of one update from `batches`; for many updates keep a `FlopCount`."""
     return sum(FlopCount(model).of(batches).values(), Flops())
-
-
-def row_lengths(batch: Batch) -> list[int]:
-    """Tokens of each row, padding left out. The batch is still where it was made, on the CPU."""
-    if batch.is_packed:
-        return batch.inputs["cu_seq_lens_q"].diff().tolist()
-    return batch.inputs["attention_mask"].sum(dim=1).tolist()
 
 
 def peak_flops(device: torch.device | str) -> float | None:
