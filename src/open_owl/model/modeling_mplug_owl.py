@@ -151,12 +151,15 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        unshown: tuple[str, ...] = (),
         **kwargs,
     ) -> MplugOwlModelOutputWithPast:
         """input_ids [batch, length], its slots filled in order by the images and videos of the whole batch.
 
         Args:
             image_patches: in place of pixel_values, what `read_patches` made of them before (a cache).
+            unshown: "image", "video": kinds of which those given have no slot. They are looked at and change
+                nothing: in distributed training every process runs the same parts, whatever its rows hold.
 
         Raises:
             ValueError: slots and visual tokens differ in number; neither / both of ids and embeddings are
@@ -169,7 +172,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         visual_tokens = None
         if input_ids is not None:
             inputs_embeds, visual_tokens = self._embed(
-                input_ids, pixel_values, pixel_values_videos, image_patches
+                input_ids, pixel_values, pixel_values_videos, image_patches, unshown
             )
         elif any(given is not None for given in (pixel_values, pixel_values_videos, image_patches)):
             raise ValueError(
@@ -204,6 +207,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         pixel_values: torch.Tensor | None,
         pixel_values_videos: torch.Tensor | None,
         image_patches: torch.Tensor | None = None,
+        unshown: tuple[str, ...] = (),
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings [batch, length, hidden] with the slots filled, and the images' visual tokens."""
         image_slots = input_ids == self.config.image_token_id
@@ -217,6 +221,10 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
             images = self.abstractor(image_patches)
         if pixel_values_videos is not None:
             videos = self.get_video_features(pixel_values_videos).pooler_output
+        if images is not None and "image" in unshown:
+            words, images = words + 0.0 * images.sum().to(words.dtype), None
+        if videos is not None and "video" in unshown:
+            words, videos = words + 0.0 * videos.sum().to(words.dtype), None
         if images is not None or videos is not None or input_ids.shape[1] > 1:
             words = self._fill(words, image_slots, images, "image")
             words = self._fill(words, video_slots, videos, "video")

@@ -155,26 +155,21 @@ class StageTrainer(Trainer):
         """
         for module in self.still:  # Trainer has just put everything in training mode
             module.training = False
-        blank = self.eyes_learn and "pixel_values" not in inputs and "pixel_values_videos" not in inputs
+        inputs = self._with_unshown(inputs)
         if self.visual_cache is not None and "pixel_values" in inputs:
             with self.accelerator.autocast():
                 inputs["image_patches"] = self.visual_cache.patches(inputs.pop("pixel_values"))
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         # Accelerate averages the gradients of the processes; their sum is wanted.
         loss = outputs.loss * self.accelerator.num_processes
-        if blank:
-            loss = loss + 0.0 * self._blank_features(model).sum()
         self.update_losses.append(loss.detach())
         return (loss, outputs) if return_outputs else loss
 
-    def _blank_features(self, model: nn.Module) -> torch.Tensor:
-        """Visual tokens of the blank picture [1, queries + 1, hidden]."""
-        owl = bare(self.accelerator.unwrap_model(model)).model
-        with self.accelerator.autocast():
-            if self.visual_cache is not None:
-                return owl.abstractor(self.visual_cache.patches(self.blank_picture).to(self.args.device))
-            features = owl.get_image_features(self.blank_picture.to(self.args.device)).pooler_output
-        return cast(torch.Tensor, features)
+    def _with_unshown(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """`inputs` with a blank picture where there is none, so that what learns always has a gradient."""
+        if not self.eyes_learn or "pixel_values" in inputs or "pixel_values_videos" in inputs:
+            return inputs
+        return {**inputs, "pixel_values": self.blank_picture.to(self.args.device), "unshown": ("image",)}
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
