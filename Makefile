@@ -37,7 +37,7 @@ $(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-torch
-	$(INSTALL) -e '.[train,video,dev]'
+	$(INSTALL) -e '.[train,video,parquet,s3,dev]'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-torch

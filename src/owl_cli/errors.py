@@ -5,7 +5,13 @@ import traceback
 OURS = ("open_owl", "owl_cli")
 # Refuses a folder whose config is not that of a known model.
 AUTO_CLASSES = "transformers.models.auto"
-EXTRA_OF_MODULE = {"megatron": "train", "tensorboard": "train", "av": "video"}
+EXTRA_OF_MODULE = {
+    "megatron": "train",
+    "tensorboard": "train",
+    "av": "video",
+    "pyarrow": "parquet",
+    "boto3": "s3",
+}
 
 
 def message_for_the_user(error: Exception) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 from tests.data.tiny import caption_tar, write_lines, write_tar
 
 from open_owl.data.conversation import Refused
-from open_owl.data.rows import RawRow, data_files, raw_rows, tar_samples
+from open_owl.data.rows import RawRow, data_files, line_spans, raw_rows, tar_spans
 
 
 def places(file: Path) -> list[str]:
@@ -56,6 +56,17 @@ def test_a_broken_line_is_refused_alone(tmp_path):
     assert (first.parse(), third.parse()) == ({"a": 1}, {"a": 3})
 
 
+@pytest.mark.parametrize("size", [1, 3, 64, 1 << 20])
+def test_lines_are_found_wherever_the_reading_stops(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("open_owl.data.rows._READ_AT_ONCE", size)
+    lines = [b'{"a": 1}', b"", b"  ", b"x" * 100, b" " * 70, b"y", b" " * 63 + b"z"]
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    found = [(span.number, file.read_bytes()[span.begin : span.end].strip()) for span in line_spans(file)]
+    expected = [(1, lines[0]), (4, lines[3]), (5, b""), (6, b"y"), (7, b"z")]
+    assert found == expected
+
+
 def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}\n')
@@ -84,7 +95,7 @@ def test_the_same_key_twice_running_is_two_samples(tmp_path):
 
 def test_a_broken_tar_gives_its_whole_samples_and_one_refusal(tmp_path):
     whole = caption_tar(tmp_path / "whole.tar", 5).read_bytes()
-    third = list(tar_samples(tmp_path / "whole.tar"))[3].offset
+    third = list(tar_spans(tmp_path / "whole.tar"))[3].begin
     for name, content, samples in [
         ("cut_in_data", whole[: third + 600], 3),
         ("cut_in_header", whole[: third + 100], 2),

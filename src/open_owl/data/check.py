@@ -12,6 +12,7 @@ from .formats import detect_format
 from .mixture import SourceSettings
 from .refusals import Refusals
 from .rows import TAR, RawRow, raw_rows
+from .storage import DataFile
 
 if TYPE_CHECKING:
     from open_owl.model import MplugOwlProcessor
@@ -68,7 +69,7 @@ def check_sources(
     """
     report = Report("words" if processor is None else "tokens")
     for source in sources:
-        for file in source.files:
+        for file in source.files():
             for raw in raw_rows(file):
                 try:
                     if isinstance(raw, Refused):
@@ -84,7 +85,7 @@ def check_sources(
 
 def _check_row(
     raw: RawRow,
-    file: Path,
+    file: DataFile,
     source: SourceSettings,
     processor: "MplugOwlProcessor | None",
     max_tokens: int | None,

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image as PillowImage
 
 from open_owl.model.images_mplug_owl import ImageError, ImageSource, open_image
 from open_owl.model.video_mplug_owl import VideoError, VideoSource, open_video
+
+from .storage import RemoteFile
 
 
 class Refused(Exception):
@@ -35,30 +37,40 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture that is opened when it is needed: a path, the file's bytes, or a PIL image."""
+    """A picture that is opened when it is needed: a path here or in a store, the bytes, or a PIL image."""
 
-    source: ImageSource
+    source: ImageSource | RemoteFile
 
     def open(self, place: str) -> PillowImage.Image:
         """The upright RGB picture; Refused with the reasons of `ImageError`."""
         try:
-            return open_image(self.source)
+            return open_image(_fetched(self.source, "image", place))
         except ImageError as error:
             raise Refused(error.reason, error.detail, place) from error
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that is opened when it is needed: a file's path or bytes, or its frames in order."""
+    """A video that is opened when it is needed: a path here or in a store, the bytes, or its frames in
+    order."""
 
-    source: VideoSource
+    source: VideoSource | RemoteFile
 
     def open(self, num_frames: int, place: str) -> list[PillowImage.Image]:
         """`num_frames` RGB frames; Refused with the reasons of `VideoError` and `ImageError`."""
         try:
-            return open_video(self.source, num_frames)
+            return open_video(_fetched(self.source, "video", place), num_frames)
         except (VideoError, ImageError) as error:
             raise Refused(error.reason, error.detail, place) from error
+
+
+def _fetched(source: Any, kind: str, place: str) -> Any:
+    if not isinstance(source, RemoteFile):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise Refused(f"{kind}_missing", f"{kind} {source} cannot be read ({error})", place) from error
 
 
 Part = Text | Image | Video

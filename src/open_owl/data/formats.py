@@ -6,7 +6,7 @@ whatever it cannot read rightly; nothing is guessed and nothing becomes a differ
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ def detect_format(row: Any, place: str, media: MediaSource = Path()) -> Format:
     if re.search(r"^(Human|AI):", str(row.get("text")), re.MULTILINE):
         return "released"
     if keys & {"caption", "captions"} or (
-        not isinstance(media, Path) and not media.keys().isdisjoint(_CAPTION_MEMBERS)
+        isinstance(media, Mapping) and not media.keys().isdisjoint(_CAPTION_MEMBERS)
     ):
         return "captions"
     found = ", ".join(sorted(map(str, keys))) or "no keys"
@@ -185,7 +185,7 @@ def _captions(row: dict, media: MediaSource, place: str, how: CaptionSettings, d
 
 
 def _caption_member(media: MediaSource, place: str) -> str:
-    if isinstance(media, Path):
+    if not isinstance(media, Mapping):
         return ""
     data = next((media[name] for name in _CAPTION_MEMBERS if name in media), b"")
     try:

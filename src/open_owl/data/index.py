@@ -1,163 +1,170 @@
-"""The cache of indexes: where each row of a data file lies, so that energon can jump to it.
+"""Indexes: where each row of a data file lies, so that any row can be read at once.
 
-Nothing is written beside the user's files. A folder in the cache stands for one JSON file or one list of
-tars; its name is a digest of path, size, time of change and the first and last bytes, so that a changed file
-gets a new folder. It holds links to the files (a JSON array is converted to lines), the offsets in energon's
-form, and `meta.json`.
+Nothing is written beside the user's files. A folder in the cache stands for one file; its name is a digest of
+path, size, time of change and the first and last bytes, so that a changed file gets a new folder. It holds
+`rows.idx` (three 64-bit numbers a row) and `meta.json`, and for a JSON array its rows as lines. The numbers
+are read from disk a row at a time, so that memory does not grow with the data.
 """
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+import struct
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from .cache import built_once, cache_folder
 from .conversation import Refused
-from .rows import ARRAY, read_array, tar_end, tar_samples
+from .rows import ARRAY, RawRow, Span, read_array, row_of, row_spans
+from .storage import DataFile, RemoteFile
 
 _SAMPLED_BYTES = 1 << 20
-_VERSION = "1"  # of the folder's layout
+_VERSION = "2"  # of the folder's layout
+_SPAN = struct.Struct("<3Q")
+_BYTES_PER_ROW = _SPAN.size
+# Well below the 1,024 that a process may usually have open.
+_FILES_KEPT_OPEN = 256
+_READ_AHEAD_BYTES = 1 << 20
+_BLOCKS_KEPT = 64
 
 
 @dataclass(frozen=True)
-class Index:
-    """One indexed dataset.
+class FileIndex:
+    """One indexed file.
 
-    path: what energon opens: a .jsonl file, or a folder of tars.
-    files: the user's files, in the order of their shards.
+    file: the user's.
+    folder: its place in the cache.
     rows: how many rows there are.
-    broken: what of the files could not be read, as messages by reason.
-    row_numbers: the line of each row where lines are missing (blank ones); else rows are counted from 1.
+    broken: what of the file could not be read, as messages by reason.
+    content: a digest that is the same for a copy of the file elsewhere.
     """
 
-    path: Path
-    files: tuple[Path, ...]
+    file: DataFile
+    folder: Path
     rows: int
     broken: tuple[tuple[str, str], ...]
-    row_numbers: tuple[int, ...] | None
+    content: str
 
-    def place(self, shard: str, key: str) -> str:
-        """Where a sample is, in the user's words: `captions.jsonl:817`, `train-00000.tar:000123`."""
-        if self.path.suffix != ".jsonl":
-            return f"{self.files[int(Path(shard).stem)].name}:{key.rsplit('/', 1)[-1]}"
-        number = self.row_numbers[int(key)] if self.row_numbers else int(key) + 1
-        return f"{self.files[0].name}:{number}"
+    @property
+    def lines(self) -> DataFile:
+        """Where the rows lie: the file itself, or what a JSON array was converted to."""
+        return self.folder / "rows.jsonl" if self.file.suffix == ARRAY else self.file
 
 
-def cache_folder() -> Path:
-    """`OPEN_OWL_CACHE`, or `~/.cache/open_owl`."""
-    return Path(os.environ.get("OPEN_OWL_CACHE") or Path.home() / ".cache" / "open_owl")
-
-
-def index_json(file: Path) -> Index:
-    """Index a .jsonl file, or convert a .json array to lines and index these."""
-    return _indexed([file], "rows.jsonl", _build_array if file.suffix == ARRAY else _build_lines)
-
-
-def index_tars(files: Sequence[Path]) -> Index:
-    """Index WebDataset tars as one dataset. Keys may repeat from tar to tar."""
-    return _indexed(list(files), "", _build_tars)
-
-
-def _indexed(files: list[Path], name: str, build: Callable[[list[Path], Path], dict]) -> Index:
-    files = [file.resolve() for file in files]
-    folder = cache_folder() / "data" / _fingerprint(files)
-    if not (folder / "meta.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=folder.parent, prefix="building-"))
-        try:
-            meta = build(files, building)
-            (building / "meta.json").write_text(json.dumps(meta))
-            _move_into_place(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+def index_file(file: DataFile) -> FileIndex:
+    """Index a .jsonl, .json or .tar file, or find its index in the cache. Raises OSError."""
+    file = file.resolve() if isinstance(file, Path) else file
+    key, content = _digests(file)
+    folder = built_once(cache_folder() / "data" / key, lambda folder: _build(file, folder))
     meta = json.loads((folder / "meta.json").read_text())
-    numbers = tuple(meta["row_numbers"]) if meta.get("row_numbers") else None
-    kept = tuple(files[i] for i in meta.get("files", range(len(files))))
     broken = tuple((reason, message) for reason, message in meta["broken"])
-    return Index(folder / name, kept, meta["rows"], broken, numbers)
+    return FileIndex(file, folder, meta["rows"], broken, content)
 
 
-def _move_into_place(building: Path, folder: Path) -> None:
-    try:
-        building.rename(folder)
-    except OSError:
-        if not (folder / "meta.json").is_file():  # unless another process has just built the same
-            raise
+class IndexedRows:
+    """The rows of several indexed files as one sequence, each read when it is asked for."""
 
+    def __init__(self, indexes: Sequence[FileIndex], open_files: "OpenFiles"):
+        self.indexes = tuple(index for index in indexes if index.rows)
+        self._ends = list(accumulate(index.rows for index in self.indexes))
+        self._open_files = open_files
 
-def _fingerprint(files: list[Path]) -> str:
-    digest = hashlib.sha256(_VERSION.encode())
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLED_BYTES))
-            stream.seek(max(0, status.st_size - _SAMPLED_BYTES))
-            digest.update(stream.read(_SAMPLED_BYTES))
-    return digest.hexdigest()[:32]
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
-
-def _build_lines(files: list[Path], folder: Path) -> dict:
-    (folder / "rows.jsonl").symlink_to(files[0])
-    offsets: list[int] = []
-    numbers: list[int] = []
-    position = 0
-    with files[0].open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                offsets.append(position)
-                numbers.append(number)
-            position += len(line)
-    _write_offsets(folder / "rows.jsonl.idx", [*offsets, position])
-    gaps = numbers != list(range(1, len(numbers) + 1))
-    return {"rows": len(offsets), "broken": [], "row_numbers": numbers if gaps else None}
-
-
-def _build_array(files: list[Path], folder: Path) -> dict:
-    offsets = [0]
-    broken: list[tuple[str, str]] = []
-    try:
-        rows = read_array(files[0])
-    except Refused as refused:
-        rows, broken = [], [(refused.reason, str(refused))]
-    with (folder / "rows.jsonl").open("wb") as stream:
-        for row in rows:
-            offsets.append(offsets[-1] + stream.write(json.dumps(row).encode() + b"\n"))
-    _write_offsets(folder / "rows.jsonl.idx", offsets)
-    return {"rows": len(rows), "broken": broken}
-
-
-def _build_tars(files: list[Path], folder: Path) -> dict:
-    counts: dict[str, int] = {}
-    broken: list[tuple[str, str]] = []
-    kept: list[int] = []
-    for number, file in enumerate(files):
-        samples = []
+    def read(self, number: int) -> tuple[RawRow | Refused, DataFile]:
+        """A row, counted from 0, and the user's file that it is from."""
+        which = bisect_right(self._ends, number)
+        index = self.indexes[which]
         try:
-            for sample in tar_samples(file):
-                samples.append(sample)
+            return self._open_files.read(index, number - self._ends[which] + index.rows), index.file
+        except OSError as error:
+            detail = f"the file cannot be read ({error.strerror or error})"
+            return Refused("unreadable_file", detail, index.file.name), index.file
+
+
+class OpenFiles:
+    """The files that a process holds open, those used longest ago being closed.
+
+    They are read without a position that processes would share after a fork. Of remote files it holds a few
+    blocks, so that rows that follow each other come with one request.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: OrderedDict[Path, int] = OrderedDict()
+        self._blocks: OrderedDict[tuple[RemoteFile, int], bytes] = OrderedDict()
+
+    def read(self, index: FileIndex, number: int) -> RawRow | Refused:
+        """Raises OSError."""
+        numbers = self._local(index.folder / "rows.idx", number * _BYTES_PER_ROW, _BYTES_PER_ROW)
+        rows = index.lines
+        read = self._remote if isinstance(rows, RemoteFile) else self._local
+        return row_of(index.file, Span(*_SPAN.unpack(numbers)), partial(read, rows))
+
+    def _local(self, file: Path, begin: int, size: int) -> bytes:
+        if file not in self._descriptors:
+            if len(self._descriptors) == _FILES_KEPT_OPEN:
+                os.close(self._descriptors.popitem(last=False)[1])
+            self._descriptors[file] = os.open(file, os.O_RDONLY)
+        self._descriptors.move_to_end(file)
+        return os.pread(self._descriptors[file], size, begin)
+
+    def _remote(self, file: RemoteFile, begin: int, size: int) -> bytes:
+        for (other, offset), block in self._blocks.items():
+            if other == file and offset <= begin and begin + size <= offset + len(block):
+                self._blocks.move_to_end((other, offset))
+                return block[begin - offset : begin - offset + size]
+        block = file.read_range(begin, max(size, _READ_AHEAD_BYTES))
+        self._blocks[file, begin] = block
+        if len(self._blocks) > _BLOCKS_KEPT:
+            self._blocks.popitem(last=False)
+        return block[:size]
+
+
+def _digests(file: DataFile) -> tuple[str, str]:
+    """The key of the file's folder in the cache, and a digest of its content."""
+    if isinstance(file, RemoteFile):
+        size, tag = file.info()
+        content = f"{file.name}\0{size}\0{tag}".encode()
+        where = str(file)
+    else:
+        status = file.stat()
+        content = f"{file.name}\0{status.st_size}\0".encode()
+        with file.open("rb") as stream:
+            content += stream.read(_SAMPLED_BYTES)
+            stream.seek(max(0, status.st_size - _SAMPLED_BYTES))
+            content += stream.read(_SAMPLED_BYTES)
+        where = f"{file}\0{status.st_mtime_ns}"
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return hashlib.sha256(f"{_VERSION}\0{where}\0{digest}".encode()).hexdigest()[:32], digest
+
+
+def _build(file: DataFile, folder: Path) -> None:
+    broken: list[tuple[str, str]] = []
+    rows = 0
+    with (folder / "rows.idx").open("wb") as stream:
+        try:
+            spans = _array_spans(file, folder / "rows.jsonl") if file.suffix == ARRAY else row_spans(file)
+            for span in spans:
+                rows += 1
+                stream.write(_SPAN.pack(span.begin, span.end, span.number))
         except Refused as refused:
             broken.append((refused.reason, str(refused)))
-        if not samples:
-            continue
-        name = f"{len(kept):05d}.tar"
-        (folder / name).symlink_to(file)
-        _write_offsets(folder / f"{name}.idx", [*(s.offset for s in samples), tar_end(file, samples)])
-        counts[name] = len(samples)
-        kept.append(number)
-    settings = folder / ".nv-meta"
-    settings.mkdir()
-    (settings / ".info.json").write_text(json.dumps({"shard_counts": counts}))
-    (settings / "split.json").write_text(json.dumps({"split_parts": {"train": list(counts)}}))
-    return {"rows": sum(counts.values()), "broken": broken, "files": kept}
+    (folder / "meta.json").write_text(json.dumps({"rows": rows, "broken": broken}))
 
 
-def _write_offsets(file: Path, offsets: list[int]) -> None:
-    """energon's index: where each row begins and, last, where the rows end, as 64-bit numbers."""
-    np.asarray(offsets, dtype="<u8").tofile(file)
+def _array_spans(file: DataFile, lines: Path) -> Iterable[Span]:
+    """Writes the rows of a JSON array as lines. Raises Refused."""
+    rows: list[Any] = read_array(file)
+    position = 0
+    with lines.open("wb") as stream:
+        for number, row in enumerate(rows, start=1):
+            size = stream.write(json.dumps(row).encode() + b"\n")
+            yield Span(position, position + size, number)
+            position += size

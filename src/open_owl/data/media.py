@@ -3,16 +3,21 @@
 import base64
 import binascii
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .conversation import Image, Refused, Video
+from .storage import DataFile, RemoteFile, is_remote, local_or_remote
 
 # What a name in a row refers to: files below a folder, or the members of a WebDataset sample by extension.
-MediaSource = Path | Mapping[str, bytes]
+MediaSource = DataFile | Mapping[str, bytes]
 
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif")
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
+
+
+def folder_of(file: DataFile, media_folder: str | None) -> DataFile:
+    """What the names in a file's rows are relative to."""
+    return file.parent if media_folder is None else local_or_remote(media_folder)
 
 
 def image_of(reference: Any, media: MediaSource, place: str) -> Image:
@@ -41,12 +46,12 @@ def list_of(value: Any) -> list[Any]:
 
 def members_with(extensions: tuple[str, ...], media: MediaSource) -> list[bytes]:
     """A tar sample's members with one of these extensions (`jpg`, or `0.jpg`, `1.jpg`), in order of name."""
-    if isinstance(media, Path):
+    if not isinstance(media, Mapping):
         return []
     return [media[name] for name in sorted(media) if name.lower().rsplit(".", 1)[-1] in extensions]
 
 
-def _source(reference: Any, media: MediaSource, place: str, kind: str) -> Path | bytes:
+def _source(reference: Any, media: MediaSource, place: str, kind: str) -> DataFile | bytes:
     if isinstance(reference, dict):
         for key in ("url", "path", "image", "video", "image_url", "video_url"):
             if reference.get(key):
@@ -58,8 +63,10 @@ def _source(reference: Any, media: MediaSource, place: str, kind: str) -> Path |
         return _data_uri(reference, place)
     if reference.startswith(("http://", "https://")):
         raise Refused("remote_media", f"the {kind} is at {reference}", place, "download it and name the file")
+    if is_remote(reference):
+        return RemoteFile(reference)
     name = reference.removeprefix("file://")
-    if isinstance(media, Path):
+    if not isinstance(media, Mapping):
         return media / name
     return _member(name, media, place, kind)
 

@@ -1,6 +1,5 @@
 """What a stage learns from: sources of rows, and how they are mixed."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,20 +15,29 @@ from pydantic import (
 
 from .conversation import Conversation, Refused
 from .formats import CaptionSettings, Format, read_row
-from .rows import RawRow, data_files
+from .media import folder_of
+from .parquet import is_parquet, parquet_files
+from .prepare import ready_files
+from .rows import TAR, RawRow, data_files
+from .storage import DataFile
 
 
 def _existing(path: str) -> str:
-    data_files(path)
+    if "://" not in path:  # what is elsewhere is looked for when it is opened
+        parquet_files(path) if is_parquet(path) else data_files(path)
     return path
 
 
 class SourceSettings(BaseModel):
     """Data files and how to read their rows; a bare path is enough.
 
-    path: a .json, .jsonl or .tar file, a folder of these, or a pattern (`train-*.tar`).
+    path: a .json, .jsonl or .tar file, a folder of these, or a pattern (`train-*.tar`), here or in an
+        object store (`s3://...`, `msc://...`); or Parquet, here, there or on the Hub
+        (`hf://datasets/...`), which is converted into the cache.
     format: null to tell each row's from its keys.
     weight: how often this source is drawn from, relative to the others, whatever their sizes.
+    max_epochs: after so many times through its rows the source leaves the blend and the others share its
+        part; null to go on for ever.
     media_folder: what pictures' names are relative to; null for the folder of the data file.
     text_only: this source is for text; a row with a picture or video is refused.
     """
@@ -39,17 +47,18 @@ class SourceSettings(BaseModel):
     path: Annotated[str, AfterValidator(_existing)]
     format: Format | None = None
     weight: PositiveFloat = 1.0
+    max_epochs: PositiveInt | None = None
     media_folder: str | None = None
     captions: CaptionSettings = CaptionSettings()
     text_only: bool = False
 
-    @property
-    def files(self) -> list[Path]:
-        return data_files(self.path)
+    def files(self) -> list[DataFile]:
+        """What the stream reads; Parquet is converted first. Raises ValueError where there is nothing."""
+        return ready_files(self.path, self.media_folder)
 
-    def read(self, raw: RawRow, file: Path, draw: int = 0) -> Conversation:
+    def read(self, raw: RawRow, file: DataFile, draw: int = 0) -> Conversation:
         """The conversation of a raw row of `file`; `draw` as for `read_row`. Raises Refused."""
-        media = raw.members if file.suffix == ".tar" else Path(self.media_folder or file.parent)
+        media = raw.members if file.suffix == TAR else folder_of(file, self.media_folder)
         row = read_row(raw.parse(), self.format, media, raw.place, self.captions, draw)
         if self.text_only and (row.images or row.videos):
             raise Refused("media_in_text", "a picture or video in a source of text", raw.place)

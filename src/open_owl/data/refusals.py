@@ -47,6 +47,16 @@ class Refusals:
         if len(kept) < EXAMPLES_KEPT and message not in kept:
             kept.append(message)
 
+    def include(self, other: "Refusals") -> None:
+        """Count what another ledger has counted too."""
+        self.rows += other.rows
+        self.in_a_row = max(self.in_a_row, other.in_a_row)
+        self.by_reason += other.by_reason
+        self.by_source += other.by_source
+        for reason, messages in other.examples.items():
+            kept = self.examples.setdefault(reason, [])
+            kept += [message for message in messages if message not in kept][: EXAMPLES_KEPT - len(kept)]
+
     def judge(self, max_share: float) -> None:
         """TooManyRefusedError when more than `max_share` of the rows was refused, or too many running."""
         too_many = self.rows >= ROWS_BEFORE_JUDGING and self.total > max_share * self.rows

@@ -1,20 +1,31 @@
 """Raw rows out of data files: JSON arrays, JSON lines, and WebDataset tars."""
 
+import io
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from .conversation import Refused
+from .storage import DataFile, is_remote, open_file, remote_files
 
 TAR, LINES, ARRAY = ".tar", ".jsonl", ".json"
+SUFFIXES = (TAR, LINES, ARRAY)
+
+# A row is held in memory whole; nothing that a model is trained on comes near this.
+MAX_ROW_BYTES = 1 << 30
 
 # A member's key is its name up to the first dot of the last path component, as in WebDataset and energon.
 _MEMBER_NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _META_MEMBER = re.compile(r"__[^/]*__($|/)")
+_READ_AT_ONCE = 8 << 20
+# A line longer than this is a row even if it were all white space.
+_LONGEST_BLANK = 64
 
 
 @dataclass(frozen=True)
@@ -33,23 +44,29 @@ class RawRow:
 
 
 @dataclass(frozen=True)
-class TarSample:
-    """Where one sample lies in a tar: its key, the byte where its first header begins, its members."""
+class Span:
+    """Where a row lies in its file: from byte `begin` to byte `end`; `number` is its line, counted from 1."""
 
-    key: str
-    offset: int
-    members: dict[str, tarfile.TarInfo]
+    begin: int
+    end: int
+    number: int
 
 
-def data_files(path: str | Path) -> list[Path]:
+def data_files(path: str | Path) -> list[DataFile]:
     """The data files that a path means: itself, those in a folder (not below), or those a pattern matches.
 
     Raises:
         ValueError: nothing is there, or something that is no data file.
     """
+    files: list[DataFile]
+    if is_remote(path):
+        files = [*remote_files(str(path), SUFFIXES)]
+        if not files:
+            raise ValueError(f"{path} holds no {TAR}, {LINES} or {ARRAY} file")
+        return [_known(file) for file in files]
     root = Path(path).expanduser()
     if root.is_dir():
-        files = [file for kind in (TAR, LINES, ARRAY) for file in sorted(root.glob("*" + kind))]
+        files = [file for kind in SUFFIXES for file in sorted(root.glob("*" + kind))]
         if not files:
             raise ValueError(f"{path} holds no {TAR}, {LINES} or {ARRAY} file")
         return files
@@ -57,29 +74,60 @@ def data_files(path: str | Path) -> list[Path]:
         files = [root]
     else:
         pattern = root.relative_to(root.anchor).as_posix()
-        files = sorted(Path(root.anchor).glob(pattern)) if root.name else []
+        files = [*sorted(Path(root.anchor).glob(pattern))] if root.name else []
     if not files:
         raise ValueError(f"{path} does not exist")
-    for file in files:
-        if file.suffix not in (TAR, LINES, ARRAY):
-            hint = (
-                "unpack it first"
-                if file.suffix in (".gz", ".zst", ".zip", ".xz")
-                else "convert it to JSON lines"
-            )
-            raise ValueError(f"{file} is no {TAR}, {LINES} or {ARRAY} file; {hint}")
-    return files
+    return [_known(file) for file in files]
 
 
-def raw_rows(file: Path) -> Iterator[RawRow | Refused]:
+def _known(file: DataFile) -> DataFile:
+    if file.suffix in SUFFIXES:
+        return file
+    packed = file.suffix in (".gz", ".zst", ".zip", ".xz")
+    hint = "unpack it first" if packed else "convert it to JSON lines"
+    raise ValueError(f"{file} is no {TAR}, {LINES} or {ARRAY} file; {hint}")
+
+
+def raw_rows(file: DataFile) -> Iterator[RawRow | Refused]:
     """Every row of a data file in order; what of the file itself cannot be read comes as a `Refused`."""
-    reader = {TAR: _tar_rows, LINES: _line_rows, ARRAY: _array_rows}[file.suffix]
     try:
-        yield from reader(file)
+        if file.suffix == ARRAY:
+            for number, row in enumerate(read_array(file), start=1):
+                yield RawRow(f"{file.name}:{number}", json.dumps(row).encode())
+            return
+        with open_file(file) as stream:
+            for span in row_spans(file):
+                yield row_of(file, span, lambda begin, size: _read(stream, begin, size))
     except Refused as refused:
         yield refused
     except OSError as error:
         yield Refused("unreadable_file", f"the file cannot be read ({error.strerror or error})", file.name)
+
+
+def row_spans(file: DataFile) -> Iterator[Span]:
+    """Where the rows of a tar or a file of lines lie, without reading pictures.
+
+    Raises:
+        Refused: `broken_tar`, after the whole samples before the break.
+    """
+    return tar_spans(file) if file.suffix == TAR else line_spans(file)
+
+
+def row_of(file: DataFile, span: Span, read: Callable[[int, int], bytes]) -> RawRow | Refused:
+    """The row that lies in `span`; `read` is given an offset and a size. Raises OSError as `read` does."""
+    size = span.end - span.begin
+    if size > MAX_ROW_BYTES:
+        return Refused("row_too_large", f"{size:,} bytes, the limit is {MAX_ROW_BYTES:,}", _place(file, span))
+    data = read(span.begin, size)
+    if len(data) != size:
+        detail = f"{len(data):,} bytes where there were {size:,} when the file was indexed"
+        return Refused("file_changed", detail, _place(file, span), "begin anew with the changed file")
+    if file.suffix != TAR:
+        return RawRow(_place(file, span), data)
+    try:
+        return _sample(file, data)
+    except Refused as refused:
+        return refused
 
 
 def parse_json(data: bytes, place: str) -> Any:
@@ -93,7 +141,7 @@ def parse_json(data: bytes, place: str) -> Any:
         raise Refused("bad_json", f"the JSON is broken ({error})", place) from error
 
 
-def read_array(file: Path) -> list[Any]:
+def read_array(file: DataFile) -> list[Any]:
     """A JSON file that holds a list of rows; Refused otherwise."""
     rows = parse_json(file.read_bytes(), file.name)
     if not isinstance(rows, list):
@@ -104,66 +152,99 @@ def read_array(file: Path) -> list[Any]:
     return rows
 
 
-def tar_samples(file: Path) -> Iterator[TarSample]:
+def line_spans(file: DataFile) -> Iterator[Span]:
+    """Where the lines lie that are not blank."""
+    begin, number, position, head = 0, 1, 0, b""  # of the line that is being read; `head` is how it begins
+    with open_file(file) as stream:
+        while chunk := stream.read(_READ_AT_ONCE):
+            start = 0
+            for newline in np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")).tolist():
+                end = position + newline + 1
+                text = head + chunk[start : min(newline + 1, start + _LONGEST_BLANK)]
+                if end - begin > _LONGEST_BLANK or text.strip():
+                    yield Span(begin, end, number)
+                begin, number, start, head = end, number + 1, newline + 1, b""
+            head = (head + chunk[start : start + _LONGEST_BLANK])[:_LONGEST_BLANK]
+            position += len(chunk)
+    if position > begin and (position - begin > _LONGEST_BLANK or head.strip()):
+        yield Span(begin, position, number)
+
+
+def tar_spans(file: DataFile) -> Iterator[Span]:
     """Where the samples of a tar lie, in order, without reading their contents.
 
     Raises:
         Refused: `broken_tar`, after the whole samples before the break.
     """
-    sample: TarSample | None = None
+    key, extensions = "", set[str]()
+    span: Span | None = None
     try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                name = _MEMBER_NAME.match(member.name)
-                if not member.isreg() or name is None or _META_MEMBER.match(member.name):
-                    continue
-                key, extension = name[1], name[2].lower()
-                if sample is not None and (key != sample.key or extension in sample.members):
-                    yield sample
-                    sample = None
-                sample = sample or TarSample(key, member.offset, {})
-                sample.members[extension] = member
-            _check_end(file, tar.offset)
-    except (tarfile.TarError, EOFError) as error:
-        where = f"in or after sample {sample.key}" if sample else "at its beginning"
+        with open_file(file) as stream:
+            for member, name, extension in _members(stream):
+                if span is not None and (name != key or extension in extensions):
+                    yield span
+                    span = None
+                if span is None:
+                    key, extensions, span = name, set(), Span(member.offset, 0, 0)
+                extensions.add(extension)
+                span = Span(span.begin, member.offset_data + member.size, 0)
+    except OSError:
+        raise
+    except Exception as error:  # tarfile stumbles over broken headers in many ways
+        where = f"in or after sample {key}" if key else "at its beginning"
         raise Refused("broken_tar", f"the tar is broken {where} ({error})", file.name) from error
-    if sample is not None:
-        yield sample
+    if span is not None:
+        yield span
 
 
-def tar_end(file: Path, samples: list[TarSample]) -> int:
-    """The byte after the last sample's last member."""
-    if not samples:
-        return 0
-    last = max(member.offset_data + member.size for member in samples[-1].members.values())
-    return min(-(-last // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, file.stat().st_size)
+def _sample(file: DataFile, data: bytes) -> RawRow:
+    """The sample that a piece of a tar is. Raises Refused as `broken_tar`."""
+    members: dict[str, bytes] = {}
+    key = ""
+    try:
+        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+        for member, name, extension in _members(io.BytesIO(data + padding)):
+            key = name
+            members[extension] = data[member.offset_data : member.offset_data + member.size]
+    except Exception as error:
+        raise Refused("broken_tar", f"the sample is broken ({error})", f"{file.name}:{key}") from error
+    return RawRow(f"{file.name}:{key}", members.pop("json", None), members)
 
 
-def _check_end(file: Path, offset: int) -> None:
-    """tarfile takes a damaged header for the end of the archive; the true end is zeros or nothing."""
-    with file.open("rb") as stream:
-        stream.seek(offset)
+def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    """The files of a tar that belong to samples, each with its key and extension.
+
+    Raises:
+        tarfile.TarError, or whatever else tarfile raises at broken headers.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        position = -1
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # or it keeps every header that it has ever read
+            if member.size < 0 or tar.offset <= position:
+                raise tarfile.ReadError(f"{member.name!r} is said to have {member.size} bytes")
+            position = tar.offset
+            name = _MEMBER_NAME.match(member.name)
+            if not member.isreg() or name is None or _META_MEMBER.match(member.name):
+                continue
+            if member.issparse():  # a few bytes that stand for any number of zeros
+                raise tarfile.ReadError(f"{member.name!r} is a sparse file")
+            yield member, name[1], name[2].lower()
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name!r} is cut off")
+        # tarfile takes a damaged header for the end of the archive; the true end is zeros or nothing.
+        stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {offset}")
+            raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
 
 
-def _tar_rows(file: Path) -> Iterator[RawRow]:
-    with file.open("rb") as stream:
-        for sample in tar_samples(file):
-            members = {}
-            for extension, member in sample.members.items():
-                stream.seek(member.offset_data)
-                members[extension] = stream.read(member.size)
-            yield RawRow(f"{file.name}:{sample.key}", members.pop("json", None), members)
+def _read(stream: BinaryIO, begin: int, size: int) -> bytes:
+    stream.seek(begin)
+    return stream.read(size)
 
 
-def _line_rows(file: Path) -> Iterator[RawRow]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                yield RawRow(f"{file.name}:{number}", line)
-
-
-def _array_rows(file: Path) -> Iterator[RawRow]:
-    for number, row in enumerate(read_array(file), start=1):
-        yield RawRow(f"{file.name}:{number}", json.dumps(row).encode())
+def _place(file: DataFile, span: Span) -> str:
+    where = f"byte {span.begin}" if file.suffix == TAR else span.number
+    return f"{file.name}:{where}"

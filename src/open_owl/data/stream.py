@@ -1,146 +1,67 @@
-"""The endless stream of rows: energon reads, blends and shuffles; each row is encoded as it is taken.
+"""The stream of rows that training reads: sources blended and shuffled, each row encoded as it is taken.
 
-This is the only file that knows megatron-energon. A row passes `_RowReader.cook` (bytes -> `Conversation`),
-the shuffle buffer, and `_RowReader.encode_sample` (-> ids and pixels). A refused row travels on as a
-`_Refusal`, so that it is counted in this process whatever reads the data, and nothing takes its place unseen.
+`energon.py` reads, splits and shuffles; here rows are counted, refused ones judged, and the place saved.
 """
 
 import hashlib
-import io
-import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron.energon import (
-    Cooker,
-    CrudeJsonlDatasetFactory,
-    CrudeSample,
-    CrudeWebdataset,
-    TaskEncoder,
-    WorkerConfig,
-    basic_sample_keys,
-    get_savable_loader,
-    reraise_exception,
-    stateless,
-)
-from megatron.energon.epathlib import EPath
-from megatron.energon.metadataset.loader_interface import DatasetBlendMode, LoadedDataset
-
-from .conversation import Conversation, Refused
-from .encode import PLAIN_TEMPLATE, EncodedConversation, encode
-from .index import Index, index_json, index_tars
+from . import energon
+from .encode import PLAIN_TEMPLATE, EncodedConversation
+from .energon import Encoding, OpenedSource
+from .index import IndexedRows, OpenFiles, index_file
 from .mixture import MixtureSettings, SourceSettings
+from .prepare import what_was_refused
 from .refusals import Refusals
-from .rows import TAR, RawRow
 
 if TYPE_CHECKING:
     from open_owl.model import MplugOwlProcessor
 
-# Rows read one after the other from one place of a file, before another place is taken.
-_ROWS_PER_SLICE = 100
 
-
-@dataclass(frozen=True)
-class _Refusal:
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A source's dataset: a JSON file, or all its tars; of the source's weight it has its share of rows."""
-
-    source: SourceSettings
-    index: Index
-    weight: float
-    needs_media: bool
-
-
-class _Lines(CrudeJsonlDatasetFactory):
-    """JSON lines left as bytes: a broken line is refused by us, with its place."""
-
-    def __init__(self, path: EPath, subflavors: dict[str, int], **settings: Any):
-        super().__init__(path, **settings)
-        self.subflavors = subflavors
-
-    def _load_sample(self, sample: Any) -> CrudeSample:
-        return CrudeSample(sample, __subflavors__=self.subflavors)
-
-
-class _RowReader(TaskEncoder):
-    """energon's task encoder: from a raw sample to a row for the model."""
-
-    decoder = None  # pictures stay bytes until a row is encoded
-
-    def __init__(self, opened: list[_Opened], processor: "MplugOwlProcessor", max_tokens: int, plain: bool):
-        self.opened = opened
-        self.processor = processor
-        self.max_tokens = max_tokens
-        self.chat_template = PLAIN_TEMPLATE if plain else None
-        self.cookers = [Cooker(self.cook)]  # pyright: ignore[reportArgumentType]
-
-    @stateless
-    def cook(self, sample: dict) -> dict:
-        """A raw sample becomes a `Conversation`, or a `_Refusal`."""
-        number = sample["__subflavors__"]["dataset"]
-        opened = self.opened[number]
-        shard, key = sample["__sources__"][0].shard_name, sample["__key__"]
-        members = {name.lower(): data for name, data in sample.items() if not name.startswith("__")}
-        raw = RawRow(opened.index.place(shard, key), members.pop("json", None), members)
-        file = opened.index.files[0]
-        return {**basic_sample_keys(sample), "row": self._read(opened, raw, file), "dataset": number}
-
-    def _read(self, opened: _Opened, raw: RawRow, file: Path) -> Conversation | _Refusal:
-        try:
-            # The number of this draw, so that another epoch may show another of a picture's captions.
-            row = opened.source.read(raw, file, draw=self.current_sample_index)
-            if opened.needs_media and not (row.images or row.videos):
-                remedy = "put rows of text into a source of their own with `text_only: true`"
-                raise Refused("no_media", "no picture and no video", raw.place, remedy)
-            return row
-        except Refused as refused:
-            return _Refusal(refused.reason, str(refused))
-
-    @stateless
-    def encode_sample(self, sample: dict) -> dict:
-        """A `Conversation` becomes an `EncodedConversation`, or a `_Refusal`."""
-        row = sample["row"]
-        if isinstance(row, Conversation):
-            try:
-                row = encode(row, self.processor, self.max_tokens, self.chat_template)
-            except Refused as refused:
-                row = _Refusal(refused.reason, str(refused))
-        return {**sample, "row": row}
+class DataSpentError(RuntimeError):
+    """Every source, or all of one half, has been read `max_epochs` times."""
 
 
 class Stream:
-    """Rows for ever, from `open_mixture`.
+    """Rows from `open_mixture`, for ever unless every source has `max_epochs`.
 
     `state` and `restore` save and restore the exact place: the rows after `restore` are those that would have
     come after `state`.
     """
 
-    def __init__(self, settings: MixtureSettings, loaders: list[Any], opened: list[_Opened]):
+    def __init__(self, settings: MixtureSettings, loaders: list[Any], opened: list[OpenedSource], seed: int):
         self.settings = settings
         self.ledger = Refusals()
+        worker = loaders[0].worker_config
+        self.rank: int = worker.rank
+        self.world_size: int = worker.world_size
         self._loaders = loaders
         self._opened = opened
+        self._seed = seed
         self._next_loader = 0
+        self._pass_over = [0] * len(loaders)
         self._rows: Iterator[EncodedConversation] | None = None
-        for one in opened:
-            for reason, message in one.index.broken:
-                self.ledger.add(reason, message, one.source.path)
 
     @property
     def rows(self) -> int:
         """Rows in all sources together, those included that will be refused."""
-        return sum(one.index.rows for one in self._opened)
+        return sum(len(one.rows) for one in self._opened)
+
+    @property
+    def most_rows(self) -> int | None:
+        """How many rows all processes together can take at most, by `max_epochs`; null for no end."""
+        sides = [[one for one in self._opened if side(one)] for side in _sides(self.settings)]
+        totals = [
+            sum(len(one.rows) * (one.source.max_epochs or 0) for one in side)
+            for side in sides
+            if all(one.source.max_epochs for one in side)
+        ]
+        return min(totals) * len(sides) if totals else None
 
     @property
     def refusals(self) -> Counter[str]:
@@ -148,23 +69,29 @@ class Stream:
         return self.ledger.by_reason
 
     def take(self, count: int) -> list[EncodedConversation]:
-        """The next `count` rows. Raises TooManyRefusedError by `max_refused_share`."""
+        """The next `count` rows. Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
         if self._rows is None:
             self._rows = iter(self)
         return list(islice(self._rows, count))
 
     def __iter__(self) -> Iterator[EncodedConversation]:
-        """Raises TooManyRefusedError by `max_refused_share`."""
+        """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
         sides = [iter(loader) for loader in self._loaders]
+        for side, count in zip(sides, self._pass_over, strict=True):
+            for _ in islice(side, count):
+                pass
+        self._pass_over = [0] * len(sides)
         while True:
             row = self._next_row(sides[self._next_loader])
             if row is not None:
                 self._next_loader = (self._next_loader + 1) % len(sides)
                 yield row
 
-    def _next_row(self, side: Iterator[dict]) -> EncodedConversation | None:
-        sample = next(side)
-        row, source = sample["row"], self._opened[sample["dataset"]].source.path
+    def _next_row(self, side: Iterator[dict[str, Any]]) -> EncodedConversation | None:
+        sample = next(side, None)
+        if sample is None:
+            raise DataSpentError(self._what_is_spent())
+        row, source = sample["row"], self._opened[sample["source"]].source.path
         if isinstance(row, EncodedConversation):
             self.ledger.good()
             return replace(row, source=source)
@@ -172,11 +99,25 @@ class Stream:
         self.ledger.judge(self.settings.max_refused_share)
         return None
 
+    def _what_is_spent(self) -> str:
+        side = _sides(self.settings)[self._next_loader]
+        spent = [one.source for one in self._opened if side(one)]
+        which = ", ".join(f"{source.path} (max_epochs {source.max_epochs})" for source in spent)
+        return (
+            f"the data are spent after {self.ledger.rows:,} rows of this process: {which} "
+            f"{'has' if len(spent) == 1 else 'have'} been read to the end; "
+            "train for fewer steps, raise max_epochs, or add a source"
+        )
+
     def state(self) -> dict[str, Any]:
         """The place in the stream after the last row, to be pickled (it holds energon's own objects)."""
         return {
-            "data": self._fingerprint(),
+            "data": self.fingerprint(),
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "workers": self.settings.workers,
             "loaders": [deepcopy(loader.save_state_rank()) for loader in self._loaders],
+            "pass_over": list(self._pass_over),
             "next_loader": self._next_loader,
             "ledger": deepcopy(self.ledger),
         }
@@ -184,26 +125,36 @@ class Stream:
     def restore(self, state: dict[str, Any]) -> None:
         """Go to a place that `state` gave, before iterating.
 
+        The place of another number of processes goes through `resume.redistributed` first.
+
         Raises:
-            ValueError: the sources, their files or the mixture's settings are not those of the state.
+            ValueError: the sources, their files or the mixture's settings are not those of the state, or it
+                is that of another process.
         """
-        if state["data"] != self._fingerprint():
+        if state["data"] != self.fingerprint():
             raise ValueError(
                 "the data changed since this state was saved (files, weights, seed or shuffling); "
                 "bring the same data back, or begin the stage anew"
             )
+        layout = (self.rank, self.world_size, self.settings.workers)
+        if (state["rank"], state["world_size"], state["workers"]) != layout:
+            raise ValueError(
+                "this state is that of another process; redistribute the states of all processes"
+            )
         for loader, saved in zip(self._loaders, state["loaders"], strict=True):
-            loader.restore_state_rank(deepcopy(saved))
+            energon.restore(loader, deepcopy(saved))
+        self._pass_over = list(state["pass_over"])
         self._next_loader = state["next_loader"]
         self.ledger = deepcopy(state["ledger"])
 
-    def _fingerprint(self) -> str:
-        """Of everything that decides the order of rows."""
-        worker = self._loaders[0].worker_config
+    def fingerprint(self) -> str:
+        """Of everything that decides the order of rows, whoever reads them and wherever the files lie."""
+        elsewhere = {"path", "media_folder"}
+        exclude = {"max_refused_share": True, "workers": True, "sources": {"__all__": elsewhere}}
         parts = [
-            self.settings.model_dump_json(exclude={"max_refused_share"}),
-            *(str(one.index.path) for one in self._opened),
-            json.dumps([worker.seed_offset, worker.rank, worker.world_size]),
+            self.settings.model_dump_json(exclude=exclude),
+            *(index.content for one in self._opened for index in one.rows.indexes),
+            str(self._seed),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -216,7 +167,10 @@ def open_mixture(
     rank: int = 0,
     world_size: int = 1,
 ) -> Stream:
-    """Index the sources (once, into the cache) and open the stream over them.
+    """Index the sources (once, into the cache; Parquet is converted there) and open the stream over them.
+
+    Every reader (a worker process, or a process without workers) has its own share of each source, and no
+    row is in two shares. The shares, and each one's order, depend on seed and number of readers alone.
 
     Args:
         max_tokens: the most ids of a row, visual slots included.
@@ -224,68 +178,45 @@ def open_mixture(
         rank, world_size: which share of the rows this process reads.
 
     Raises:
-        ValueError: a source holds no row that can be read.
+        ValueError: a source holds no row that can be read, or fewer rows than there are readers.
     """
-    opened = [one for source in settings.sources for one in _open_source(source, settings)]
-    worker = WorkerConfig(
-        rank=rank,
-        world_size=world_size,
-        num_workers=settings.workers,
-        seed_offset=seed,
-        global_error_handler=reraise_exception,
-    )
-    reader = _RowReader(opened, processor, max_tokens, plain=settings.chat_template == "plain")
-    sides = [True, False] if settings.half_text_half_multimodal else [None]
-    loaders = [_loader(opened, side, reader, worker, settings.shuffle_rows) for side in sides]
-    return Stream(settings, loaders, opened)
-
-
-def _open_source(source: SourceSettings, settings: MixtureSettings) -> list[_Opened]:
-    files = source.files
-    tars = [file for file in files if file.suffix == TAR]
-    indexes = [index_tars(tars)] if tars else []
-    indexes += [index_json(file) for file in files if file.suffix != TAR]
-    rows = sum(index.rows for index in indexes)
-    if rows == 0:
-        broken = "; ".join(message for index in indexes for _, message in index.broken)
-        raise ValueError(f"{source.path} holds no row" + (f": {broken}" if broken else ""))
-    needs_media = settings.half_text_half_multimodal and not source.text_only
-    return [
-        _Opened(source, index, source.weight * index.rows / rows, needs_media)
-        for index in indexes
-        if index.rows
-    ]
-
-
-def _loader(
-    opened: list[_Opened], text_only: bool | None, reader: _RowReader, worker: WorkerConfig, shuffle_rows: int
-) -> Any:
-    """energon's loader over one half of the sources, or over all of them."""
-    datasets = [
-        LoadedDataset(dataset=_dataset(one.index, number, worker), weight=one.weight)
-        for number, one in enumerate(opened)
-        if text_only is None or one.source.text_only == text_only
-    ]
-    with redirect_stdout(io.StringIO()):  # energon prints how it cuts files into slices
-        dataset = reader.build_train_datasets(
-            datasets=datasets,
-            worker_config=worker,
-            batch_size=None,
-            shuffle_buffer_size=shuffle_rows,
-            blend_mode=DatasetBlendMode.DATASET_WEIGHT,
+    open_files, ledger = OpenFiles(), Refusals()
+    opened = [_opened(source, settings, open_files, ledger) for source in settings.sources]
+    worker = energon.worker_config(rank, world_size, settings.workers, seed)
+    template = PLAIN_TEMPLATE if settings.chat_template == "plain" else None
+    encoding = Encoding(processor, max_tokens, template)
+    loaders = [
+        energon.open_loader(
+            [(number, one) for number, one in enumerate(opened) if side(one)],
+            encoding,
+            worker,
+            settings.shuffle_rows,
         )
-    loader = get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None)
-    loader.pin_memory = False  # rows are joined into batches in this process; pinning is the batch's matter
-    return loader
+        for side in _sides(settings)
+    ]
+    stream = Stream(settings, loaders, opened, seed)
+    stream.ledger = ledger
+    return stream
 
 
-def _dataset(index: Index, number: int, worker: WorkerConfig) -> Any:
-    settings: dict[str, Any] = {
-        "subflavors": {"dataset": number},
-        "training": True,
-        "worker_config": worker,
-        "max_samples_per_sequence": _ROWS_PER_SLICE,
-    }
-    if index.path.suffix == ".jsonl":
-        return _Lines(EPath(str(index.path)), **settings)
-    return CrudeWebdataset(EPath(str(index.path)), split_part="train", decoder=None, **settings)
+def _sides(settings: MixtureSettings) -> list[Any]:
+    """Which sources rows are taken from in turn."""
+    if not settings.half_text_half_multimodal:
+        return [lambda one: True]
+    return [lambda one: one.source.text_only, lambda one: not one.source.text_only]
+
+
+def _opened(
+    source: SourceSettings, settings: MixtureSettings, open_files: OpenFiles, ledger: Refusals
+) -> OpenedSource:
+    indexes = [index_file(file) for file in source.files()]
+    rows = IndexedRows(indexes, open_files)
+    broken = [one for index in indexes for one in index.broken]
+    if not len(rows):
+        why = "; ".join(message for _, message in broken)
+        raise ValueError(f"{source.path} holds no row" + (f": {why}" if why else ""))
+    for reason, message in broken:
+        ledger.add(reason, message, source.path)
+    ledger.include(what_was_refused(source.path, source.media_folder))
+    needs_media = settings.half_text_half_multimodal and not source.text_only
+    return OpenedSource(source, rows, needs_media)

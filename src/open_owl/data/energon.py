@@ -1,0 +1,217 @@
+"""What of the stream megatron-energon does: splitting, shuffling, blending, worker processes, saved places.
+
+This is the only file that knows it. A row passes `_read` (bytes -> `Conversation`), the shuffle buffer, and
+`_encoded` (-> ids and pixels). A refused row travels on as a `Refusal`, so that it is counted in the main
+process whatever reads the data, and nothing takes its place unseen.
+
+energon's own readers of files are not used: they want their index beside the data, and stop at a broken one.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megatron.energon import (
+    BlendDataset,
+    MapDataset,
+    RepeatDataset,
+    ShuffleBufferDataset,
+    WorkerConfig,
+    get_savable_loader,
+    reraise_exception,
+)
+from megatron.energon.flavors.webdataset.sample_loader import WebdatasetSampleLoaderDataset
+from megatron.energon.flavors.webdataset.sharder import Sharder
+from megatron.energon.flavors.webdataset.structs import ShardInfo
+from megatron.energon.savable_loader import (
+    SavableDataLoaderState,
+    SavableDatasetCheckpoint,
+    SavableDatasetState,
+)
+from megatron.energon.state import FlexState
+
+from .conversation import Conversation, Refused
+from .encode import encode
+from .index import IndexedRows
+from .mixture import SourceSettings
+
+if TYPE_CHECKING:
+    from open_owl.model import MplugOwlProcessor
+
+# Rows read one after the other from one place of a file, before another place is taken.
+_ROWS_PER_SLICE = 100
+# Places of a source read from in turn.
+_SLICES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Refusal:
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """A source and its rows; `needs_media` where a row without picture or video is refused."""
+
+    source: SourceSettings
+    rows: IndexedRows
+    needs_media: bool
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a conversation becomes ids: what `encode` is given beside it."""
+
+    processor: "MplugOwlProcessor"
+    max_tokens: int
+    chat_template: str | None
+
+
+def worker_config(rank: int, world_size: int, workers: int, seed: int) -> WorkerConfig:
+    return WorkerConfig(
+        rank=rank,
+        world_size=world_size,
+        num_workers=workers,
+        seed_offset=seed,
+        global_error_handler=reraise_exception,
+    )
+
+
+def open_loader(
+    sources: Sequence[tuple[int, OpenedSource]], encoding: Encoding, worker: WorkerConfig, shuffle_rows: int
+) -> Any:
+    """energon's loader over numbered sources.
+
+    It gives mappings of `row` (an `EncodedConversation` or a `Refusal`) and `source` (a number).
+    """
+    processes = worker.world_size * max(1, worker.num_workers)
+    total = sum(len(opened.rows) for _, opened in sources)
+    if total < processes:
+        names = ", ".join(opened.source.path for _, opened in sources)
+        raise ValueError(f"{names}: {total} rows cannot be split over {processes} readers; set fewer workers")
+    # Each source's odd rows go to the readers after those that had the odd rows of the source before.
+    offsets = itertools.accumulate((len(opened.rows) for _, opened in sources), initial=0)
+    parts = [
+        (_part(number, opened, worker, offset % processes), opened.source.weight)
+        for (number, opened), offset in zip(sources, offsets, strict=False)
+    ]
+    dataset = BlendDataset(*parts, worker_config=worker) if len(parts) > 1 else parts[0][0]
+    if shuffle_rows > 1:
+        dataset = ShuffleBufferDataset(dataset, size=shuffle_rows, worker_config=worker)
+    dataset = _mapped(dataset, lambda sample: _encoded(sample, encoding), worker)
+    loader = get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None)
+    loader.pin_memory = False  # rows are joined into batches in this process; pinning is the batch's matter
+    return loader
+
+
+def _part(number: int, opened: OpenedSource, worker: WorkerConfig, rotation_offset: int) -> RepeatDataset:
+    """This process's share of a source, shuffled anew in every epoch, up to the source's `max_epochs`."""
+    files: list[Any] = [
+        ShardInfo(name=index.file.name, path=index.file, count=index.rows)  # pyright: ignore[reportArgumentType]
+        for index in opened.rows.indexes
+    ]
+    slices = Sharder.shard_workers(
+        files, worker, max_samples_per_sequence=_ROWS_PER_SLICE, rotation_offset=rotation_offset
+    )
+    numbers = WebdatasetSampleLoaderDataset(
+        join_readers=[_Numbers()],  # pyright: ignore[reportArgumentType]
+        workers_sample_slice_offsets=slices,
+        worker_config=worker,
+        shuffle_over_epochs=1,
+        parallel_slice_iters=_SLICES_AT_ONCE,
+    )
+    rows = _mapped(numbers, lambda sample: _read(sample, number, opened, worker), worker)
+    return RepeatDataset(rows, repeats=opened.source.max_epochs, restart=False, worker_config=worker)
+
+
+class _Numbers:
+    """For energon a reader of rows; the row itself is read one step later, where its draw is known."""
+
+    def __getitem__(self, number: int) -> int:
+        return number
+
+
+def _mapped(dataset: Any, function: Any, worker: WorkerConfig) -> MapDataset:
+    return MapDataset(dataset, function, stateless_map_fn=True, worker_config=worker)
+
+
+def _read(sample: Any, number: int, opened: OpenedSource, worker: WorkerConfig) -> dict[str, Any]:
+    """The number of a row becomes a `Conversation`, or a `Refusal`."""
+    # The how-manieth row of this reader it is, so that another epoch may show another of a picture's
+    # captions.
+    draw = worker.active_worker_sample_index // max(1, worker.num_workers)
+    try:
+        raw, file = opened.rows.read(sample.data[0])
+        if isinstance(raw, Refused):
+            raise raw
+        row: Conversation | Refusal = opened.source.read(raw, file, draw)
+        if opened.needs_media and not (row.images or row.videos):
+            remedy = "put rows of text into a source of their own with `text_only: true`"
+            raise Refused("no_media", "no picture and no video", raw.place, remedy)
+    except Refused as refused:
+        row = Refusal(refused.reason, str(refused))
+    return {"__restore_key__": sample.__restore_key__, "row": row, "source": number}
+
+
+def _encoded(sample: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    """A `Conversation` becomes an `EncodedConversation`, or a `Refusal`."""
+    row = sample["row"]
+    if isinstance(row, Conversation):
+        try:
+            row = encode(row, encoding.processor, encoding.max_tokens, encoding.chat_template)
+        except Refused as refused:
+            row = Refusal(refused.reason, str(refused))
+    return {**sample, "row": row}
+
+
+def restore(loader: Any, state: SavableDataLoaderState | None) -> None:
+    """Bring a loader that has not begun to the place of `state`."""
+    loader.restore_state_rank(state)
+    if state is not None and loader.num_workers:
+        # energon forgets how far behind its last row a worker's saved state is. Without this, a place saved
+        # before every worker has given a row after the restoration would give some rows twice.
+        loader._worker_sample_counters = [
+            (one.state.sample_index if one.state else 0) + one.offset - 1 for one in state.worker_states
+        ]
+
+
+def split_by_worker(
+    state: SavableDataLoaderState | None, workers: int, pass_over: int
+) -> list[SavableDatasetCheckpoint]:
+    """The places of the readers of one loader; that of a process without workers is that of one reader.
+
+    pass_over: how many rows without workers were still to be passed over.
+    """
+    if state is None:
+        return [SavableDatasetCheckpoint(state=None, offset=pass_over) for _ in range(max(1, workers))]
+    if workers:
+        return list(state.worker_states)
+    (place,) = state.worker_states
+    inner = SavableDatasetState(
+        rng=None,  # pyright: ignore[reportArgumentType]
+        dataset_state=place["datasets"][0],
+        sample_index=place["_sample_index"],
+    )
+    return [SavableDatasetCheckpoint(state=inner, offset=pass_over)]
+
+
+def joined(
+    places: Sequence[SavableDatasetCheckpoint], workers: int
+) -> tuple[SavableDataLoaderState | None, int]:
+    """A loader's state from the places of its readers, and how many rows are then to be passed over."""
+    if workers:
+        if all(place.state is None and place.offset == 0 for place in places):
+            return None, 0
+        state = SavableDataLoaderState(worker_states=list(places), next_worker_id=0, micro_batch_size=None)
+        return state, 0
+    (place,) = places
+    if place.state is None:
+        return None, place.offset
+    own = FlexState(
+        datasets=[place.state.dataset_state],
+        __class__="SimpleSavableDatasetWrapper",
+        _sample_index=place.state.sample_index,
+    )
+    return SavableDataLoaderState(worker_states=[own], next_worker_id=0, micro_batch_size=None), place.offset
