@@ -72,7 +72,12 @@ def fold_adapter(base_model: nn.Module, path: str | Path) -> nn.Module:
     The result is of `base_model`'s class and dtypes, without a trace of PEFT.
     """
     dtypes = {name: parameter.dtype for name, parameter in base_model.named_parameters()}
-    return _without_peft(load_adapter(base_model, path).merge_and_unload(), dtypes)
+    return fold(load_adapter(base_model, path), dtypes)
+
+
+def fold(model: PeftModel, dtypes: dict[str, torch.dtype]) -> nn.Module:
+    """The model inside `model`, the adapter's LoRA added into its weights; `dtypes` by parameter name."""
+    return _without_peft(cast(nn.Module, model.merge_and_unload()), dtypes)
 
 
 def lift_adapter(merged_model: nn.Module, path: str | Path) -> tuple[nn.Module, list[str]]:

@@ -61,6 +61,24 @@ HUMAN_AI = (
 """.replace("SYSTEM", RELEASED_SYSTEM)
 )
 
+# The same words for text alone, in the plain Jinja that llama.cpp reads: no `generation` tag, no `dict`.
+HUMAN_AI_TEXT = """\
+{{- bos_token if bos_token is defined and bos_token else '' -}}
+{%- if messages and messages[0]['role'] == 'system' -%}
+{{- messages[0]['content'] -}}{%- set messages = messages[1:] -%}
+{%- else -%}
+{{- "SYSTEM" -}}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- '\\nHuman: ' ~ message['content'] -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- '\\nAI: ' ~ message['content'] ~ (eos_token if eos_token is defined and eos_token else '') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\nAI: ' -}}{%- endif -%}
+""".replace("SYSTEM", RELEASED_SYSTEM)
+
 
 def with_media_parts(template: str) -> str:
     """The LLM's own template, verbatim, after the prefix that flattens content parts."""

@@ -1,5 +1,8 @@
-"""A fast tokenizer from a Llama `tokenizer.model`, piece for piece as sentencepiece splits."""
+"""A fast tokenizer from a Llama `tokenizer.model`, piece for piece as sentencepiece splits; the way back."""
 
+import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
@@ -58,6 +61,64 @@ def tokenizer_from_sentencepiece(file: Path, add_bos: bool = True) -> PreTrained
         pad_token=unknown,
         clean_up_tokenization_spaces=False,
     )
+
+
+def is_sentencepiece_bpe(tokenizer: Tokenizer) -> bool:
+    """Whether a fast tokenizer is a sentencepiece BPE model with byte fallback (Llama 2, Mistral, Gemma)."""
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["type"] == "BPE" and bool(model.get("byte_fallback")) and "▁" in model["vocab"]
+
+
+def sentencepiece_from_tokenizer(tokenizer: PreTrainedTokenizerFast, unused: Collection[int] = ()) -> bytes:
+    """The `tokenizer.model` of a fast tokenizer that `is_sentencepiece_bpe`.
+
+    A piece scores by the first merge that makes it, which is what ranked the merges. Ids are kept; those in
+    `unused` are marked so.
+
+    Raises:
+        ValueError: the tokenizer has ids without a token.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    names = {i: token for token, i in tokenizer.get_vocab().items()}
+    if sorted(names) != list(range(len(names))):
+        raise ValueError("the tokenizer has ids without a token, which a tokenizer.model cannot have")
+    made = [merge if isinstance(merge, str) else " ".join(merge) for merge in state["model"]["merges"]]
+    rank: dict[str, int] = {}
+    for number, merge in enumerate(made):
+        rank.setdefault(merge.replace(" ", ""), number)
+    added = {entry["id"]: bool(entry["special"]) for entry in state["added_tokens"]}
+    file = sentencepiece_model_pb2.ModelProto()
+    kind = file.SentencePiece
+    for i, name in sorted(names.items()):
+        # What no merge makes (single characters) scores below all that one makes.
+        piece = file.pieces.add(piece=name, score=-float(rank.get(name, len(made) + i)), type=kind.NORMAL)
+        if name == tokenizer.unk_token:
+            piece.type, piece.score = kind.UNKNOWN, 0.0
+        elif i in unused:
+            piece.type, piece.score = kind.UNUSED, 0.0
+        elif i in added:
+            piece.type, piece.score = (kind.CONTROL if added[i] else kind.USER_DEFINED), 0.0
+        elif re.fullmatch(r"<0x[0-9A-F]{2}>", name):
+            piece.type, piece.score = kind.BYTE, 0.0
+    before = json.dumps([state["normalizer"], state["pre_tokenizer"]])
+    puts_a_space_first = '"Prepend"' in before or re.search('"prepend_scheme": "(first|always)"', before)
+    _describe(file, tokenizer, bool(puts_a_space_first))
+    return file.SerializeToString()
+
+
+def _describe(file, tokenizer: PreTrainedTokenizerFast, puts_a_space_first: bool) -> None:
+    trained, normalized = file.trainer_spec, file.normalizer_spec
+    trained.model_type, trained.byte_fallback = trained.BPE, True
+    trained.vocab_size = len(file.pieces)
+    for name in ("unk", "bos", "eos", "pad"):
+        token_id = getattr(tokenizer, f"{name}_token_id")
+        setattr(trained, f"{name}_id", -1 if token_id is None else token_id)
+        if token_id is not None:
+            setattr(trained, f"{name}_piece", file.pieces[token_id].piece)
+    normalized.name, normalized.remove_extra_whitespaces = "identity", False
+    normalized.add_dummy_prefix = puts_a_space_first
 
 
 def _merges(plain: dict[str, int], pieces) -> list[tuple[str, str]]:

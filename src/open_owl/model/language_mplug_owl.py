@@ -41,6 +41,11 @@ def headless_weight_name(name: str) -> str:
     return name.replace("word_embeddings_layernorm.", "word_embeddings.norm.")
 
 
+def stock_weight_name(name: str) -> str:
+    """The way back from `headless_weight_name`."""
+    return name.replace("word_embeddings.norm.", "word_embeddings_layernorm.")
+
+
 def embedding_name(language_model: PreTrainedModel) -> str:
     """Name of the word embedding inside the LLM, such as `embed_tokens`; the head may be tied to it."""
     embedding = language_model.get_input_embeddings()
