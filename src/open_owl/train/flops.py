@@ -215,12 +215,14 @@ class _LanguageModel:
             if made:
                 layers_with_gradient.add(int(entered))
         config = owl.config.get_text_config()
-        self.attention = list(_attention(config, layers_with_gradient))
+        self.attention: dict[int | None, Flops] = {}
+        for flops, window in _attention(config, layers_with_gradient):
+            self.attention[window] = self.attention.get(window, Flops()) + flops
         self.head = _Layer(owl.lm_head, []).cost(asked)
 
     def of_row(self, length: int) -> Flops:
-        squares = (flops * (length * min(length, window or length)) for flops, window in self.attention)
-        return sum(squares, self.token * length)
+        pairs = {window: length * min(length, window or length) for window in self.attention}
+        return sum((flops * pairs[window] for window, flops in self.attention.items()), self.token * length)
 
 
 class _Layer:

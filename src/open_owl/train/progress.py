@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,35 +25,6 @@ LOGGED = {
     "data_wait_share": "data_wait_share",
     "rows_refused": "rows_refused",
 }
-
-
-class Meter:
-    """Counts between two log lines. Rates are over all processes, and over wall time, data wait included."""
-
-    def __init__(self, processes: int = 1):
-        self.processes = processes
-        self.start_over()
-
-    def count(self, waited_seconds: float, supervised_tokens: int, conversations: int) -> None:
-        self.waited_seconds += waited_seconds
-        self.supervised_tokens += supervised_tokens
-        self.conversations += conversations
-
-    def rates(self) -> dict[str, float]:
-        """Rates since the last call."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        rates = {
-            "supervised_tokens_per_second": self.processes * self.supervised_tokens / seconds,
-            "conversations_per_second": self.processes * self.conversations / seconds,
-            "data_wait_share": self.waited_seconds / seconds,
-        }
-        self.start_over()
-        return rates
-
-    def start_over(self) -> None:
-        """Begin an interval now."""
-        self.since = time.perf_counter()
-        self.waited_seconds, self.supervised_tokens, self.conversations = 0.0, 0, 0
 
 
 class Journal(TrainerCallback):

@@ -18,11 +18,11 @@ from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.stream import Stream
 from open_owl.train.packed import packed_attention
-from open_owl.train.progress import Meter
 from open_owl.train.recipe import Stage
 from open_owl.train.run_folder import forget_old_checkpoints
 from open_owl.train.stages import bare, parameter_groups, part_module, still_modules, uses_bfloat16
 from open_owl.train.visual_cache import VisualFeatureCache
+from open_owl.train.watching import Watch
 
 LEARNED = "learned.safetensors"
 ROWS_NAMED = 20
@@ -43,6 +43,7 @@ class StageTrainer(Trainer):
             parts take part in every backward pass.
         pad_token_id: what fills padded rows.
         layout: of micro-batches, where the stage gives `tokens_per_step`.
+        peak_tflops: of one device, for the MFU, in place of the datasheet's.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class StageTrainer(Trainer):
         seed: int = 0,
         callbacks: list[TrainerCallback] | None = None,
         report_to: list[str] | None = None,
+        peak_tflops: float | None = None,
     ):
         arguments = training_arguments(stage, folder, seed, report_to or [])
         config = bare(model).config
@@ -73,7 +75,7 @@ class StageTrainer(Trainer):
         self.pad_token_id = pad_token_id
         self.layout: Layout = layout
         self.rows_per_update = _rows_of_a_process(stage, arguments.world_size)
-        self.meter = Meter(processes=arguments.world_size)
+        self.watch = Watch(model, stage, arguments.device, arguments.world_size, peak_tflops)
         self.still = still_modules(model, stage)
         self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
         self.visual_cache = self._visual_cache() if stage.cache_visual_features else None
@@ -86,7 +88,7 @@ class StageTrainer(Trainer):
             # Killed after its last step, before its result was saved.
             self._load_from_checkpoint(str(checkpoint))
         else:
-            self.meter.start_over()
+            self.watch.start_over()
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _visual_cache(self) -> VisualFeatureCache:
@@ -111,7 +113,7 @@ class StageTrainer(Trainer):
         waited = time.perf_counter() - started
         self.update_losses.clear()
         supervised = sum(batch.supervised_tokens for batch in self.update)
-        self.meter.count(waited, supervised, conversations=len(rows))
+        self.watch.took(self.update, waited)
         mine = torch.tensor([[supervised, len(self.update)]], device=device)
         everyones = cast(torch.Tensor, self.accelerator.gather(mine))
         # Every process takes as many steps: where parameters are shared out, each step is a meeting.
@@ -163,6 +165,7 @@ class StageTrainer(Trainer):
         # Accelerate averages the gradients of the processes; their sum is wanted.
         loss = outputs.loss * self.accelerator.num_processes
         self.update_losses.append(loss.detach())
+        self.watch.saw(outputs.token_losses)
         return (loss, outputs) if return_outputs else loss
 
     def _with_unshown(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +180,13 @@ class StageTrainer(Trainer):
         # One look for all micro-batches and the norm: on a GPU each look waits for the whole queue.
         if not bool(torch.cat([torch.stack(self.update_losses), norms]).isfinite().all()):
             raise NonFiniteError(self._what_is_not_finite(float(norms)))
+        self.watch.settle(self.update)
+        if self._next_step_is_logged() and not self.is_deepspeed_enabled:  # which keeps gradients elsewhere
+            self.watch.measure_gradients(self.learner, norms[0])
         return norm
+
+    def _next_step_is_logged(self) -> bool:
+        return self.state.global_step == 0 or (self.state.global_step + 1) % self.args.logging_steps == 0
 
     def _what_is_not_finite(self, norm: float) -> str:
         losses = [float(loss) for loss in self.update_losses]
@@ -258,12 +267,12 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs = {**logs, **self.meter.rates(), "rows_refused": self.stream.ledger.total}
-            # Trainer tells the first group's, which may be a part that learns a hundred times more slowly.
-            # All groups have the same schedule.
+            # Trainer tells the first group's rate. All groups have the same schedule.
             assert self.optimizer is not None
-            peaks = [group["initial_lr"] for group in self.optimizer.param_groups]
-            logs["learning_rate"] *= max(peaks) / peaks[0]
+            now = logs["learning_rate"] / self.optimizer.param_groups[0]["initial_lr"]
+            rates = {group["part"]: group["initial_lr"] * now for group in self.optimizer.param_groups}
+            logs = {**logs, **self.watch.told(self.stream.ledger), "learning_rate": max(rates.values())}
+            logs |= {f"learning_rate_by_part/{part}": rate for part, rate in rates.items()}
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
