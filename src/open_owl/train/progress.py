@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from open_owl.train.parallel import anyone
+
 Record = dict[str, Any]
 OnProgress = Callable[[Record], None]
 
@@ -118,14 +120,18 @@ def forget_after(path: Path, step: int) -> None:
 
 
 class StopOnSignal(TrainerCallback):
-    """Ctrl-C or SIGTERM lets the step end, saves a checkpoint and stops; a second one interrupts at once."""
+    """Ctrl-C or SIGTERM lets the step end, saves a checkpoint and stops; a second Ctrl-C interrupts at once.
+
+    Signals reach the processes of a run one after the other, so they agree at the end of every step.
+    """
 
     def __init__(self) -> None:
-        self.stopped = False
+        self.asked = self.stopped = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
+        self.stopped = anyone(self.asked)
         if self.stopped:
             control.should_save = control.should_training_stop = True
         return control
@@ -146,6 +152,7 @@ class StopOnSignal(TrainerCallback):
                 signal.signal(number, before)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
+        # Schedulers and torchrun send SIGTERM more than once, and end by SIGKILL what does not stop.
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stopped = True
+        self.asked = True

@@ -18,6 +18,7 @@ from open_owl.data.mixture import MixtureSettings
 
 Part = Literal["vision_model", "abstractor", "language_model"]
 PARTS: tuple[Part, ...] = get_args(Part)
+Parallel = Literal["auto", "ddp", "fsdp2", "deepspeed_zero2"]
 
 
 class Settings(BaseModel):
@@ -136,7 +137,9 @@ class Stage(Settings):
     `conversations_per_step` at a time, padded to the longest. `dtype` is that of the matrix products; what
     learns is kept in float32 beside it. `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
     `gradient_checkpointing` names parts whose activations are computed again in the backward pass instead of
-    kept. `cache_visual_features` keeps what a frozen vision model makes of each picture on disk, in at most
+    kept. `quantize_llm` holds the linear layers of an LLM that does not learn whole in 4 bits (QLoRA).
+    `use_liger_kernel` runs the LLM's norms, positions and MLPs in fused kernels on a GPU.
+    `cache_visual_features` keeps what a frozen vision model makes of each picture on disk, in at most
     `visual_cache_gib` GiB over all runs. `epochs` is the length where `steps` is not
     given: as many conversations as that many times the rows of all sources, refused ones counted.
     """
@@ -157,6 +160,8 @@ class Stage(Settings):
     cache_visual_features: bool = False
     visual_cache_gib: PositiveFloat = 20
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantize_llm: Literal["nf4"] | None = None
+    use_liger_kernel: bool = False
     save_every_steps: PositiveInt = 500
     keep_last_checkpoints: PositiveInt = 2
     log_every_steps: PositiveInt = 10
@@ -168,6 +173,8 @@ class Stage(Settings):
             conflicts.append(
                 "cache_visual_features: the vision model learns, so its features change; leave it out"
             )
+        if self.quantize_llm and self.learns.language_model == "full":
+            conflicts.append("quantize_llm: weights in 4 bits cannot learn; use language_model: lora")
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self
@@ -219,12 +226,16 @@ class Stage(Settings):
 
 
 class Recipe(Settings):
-    """A run: a model, then stages, each starting from what the one before saved in `output_dir/NAME`."""
+    """A run: a model, then stages, each starting from what the one before saved in `output_dir/NAME`.
+
+    `parallel`: how the model lies over the processes that torchrun started; `auto` is one process, or `ddp`.
+    """
 
     model: ModelSource
     output_dir: str
     seed: int = Field(default=0, ge=0)
     wandb_project: str | None = None
+    parallel: Parallel = "auto"
     stages: list[Stage] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -24,9 +24,20 @@ from open_owl.model import MplugOwlProcessor
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
 from open_owl.train.packed import why_not_packed
+from open_owl.train.parallel import (
+    count,
+    first_on_each_node,
+    is_first,
+    join,
+    leave,
+    on_first,
+    rank,
+    telling_of_lost_processes,
+)
 from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
-from open_owl.train.recipe import Recipe, Stage
+from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
+from open_owl.train.sharding import is_sharded, load_learned_shards, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
 from open_owl.train.trainer import StageTrainer
 
@@ -60,23 +71,51 @@ def train(
         NonFiniteError: a loss or gradient was no number; the message names the rows.
         TrainingStopped: Ctrl-C or SIGTERM.
     """
-    recipe = load_recipe(recipe, overrides)
-    output = claim(recipe)
-    console = console or Console()
-    checkpoint = starting_checkpoint(recipe, output)
-    for stage in recipe.stages:
-        folder = output / stage.name
-        if not is_finished(folder):
-            base, adapter = starting_point(stage, checkpoint)
-            model, processor = open_checkpoint(base)
-            stream = open_stream(stage, processor, recipe.seed)
-            stage = stage.with_steps(stream.rows)
-            set_seed(recipe.seed)
-            learner = apply_stage(model, stage, adapter)
-            run_stage(learner, processor, stream, stage, folder, recipe, console, on_progress)
-            save_stage(learner, processor, folder, base)
-        checkpoint = str(folder)
+    given = load_recipe(recipe, overrides)
+    parallel = join(given.parallel)
+    output = on_first(lambda: claim(given))
+    console = (console or Console()) if is_first() else Console(quiet=True)
+    checkpoint = on_first(lambda: starting_checkpoint(given, output))
+    with telling_of_lost_processes():
+        for stage in given.stages:
+            checkpoint = _through_stage(given, stage, parallel, checkpoint, output, console, on_progress)
+    leave()
     return Path(checkpoint)
+
+
+def _through_stage(
+    recipe: Recipe,
+    stage: Stage,
+    parallel: Parallel,
+    checkpoint: str,
+    output: Path,
+    console: Console,
+    on_progress: OnProgress | None,
+) -> str:
+    """Trains one stage from `checkpoint` to its end, if it has not been; returns the folder of its result."""
+    folder = output / stage.name
+    if on_first(lambda: is_finished(folder)):
+        return str(folder)
+    base, adapter = starting_point(stage, checkpoint)
+    model, processor = open_checkpoint(base)
+    stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
+    counted = stage.with_steps(stream.rows)
+    set_seed(recipe.seed)
+    learner = apply_stage(model, counted, adapter)
+    run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
+    on_first(lambda: save_stage(_result(learner, counted, base, adapter, folder), processor, folder, base))
+    return str(folder)
+
+
+def _result(learner: nn.Module, stage: Stage, base: str, adapter: str | None, folder: Path) -> nn.Module:
+    """What `stage` trained, in one piece: shards are put on what the stage started from."""
+    if not is_sharded(learner):
+        return learner
+    checkpoint = last_checkpoint(folder)
+    assert checkpoint is not None  # Trainer saves after the last step
+    result = apply_stage(open_checkpoint(base)[0], stage, adapter)
+    load_learned_shards(result, checkpoint)
+    return result
 
 
 def starting_checkpoint(recipe: Recipe, output: Path) -> str:
@@ -95,8 +134,7 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
 
 def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int) -> Stream:
     """This process's share of the stage's data; torchrun says which process this is."""
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank, world_size)
+    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank(), count())
 
 
 def run_stage(
@@ -108,6 +146,7 @@ def run_stage(
     recipe: Recipe,
     console: Console,
     on_progress: OnProgress | None = None,
+    parallel: Parallel = "auto",
 ) -> None:
     """Trains `model` (what `apply_stage` returned) through `stage`, from its last checkpoint if it has one.
 
@@ -118,6 +157,9 @@ def run_stage(
     if recipe.wandb_project:
         os.environ["WANDB_PROJECT"] = recipe.wandb_project
     journal, stop = Journal(stage.name, folder / LOG, on_progress, console), StopOnSignal()
+    layout = layout_for(model, stage, console)
+    if parallel == "fsdp2":
+        shard(model, stage)
     trainer = StageTrainer(
         model,
         stage,
@@ -125,14 +167,14 @@ def run_stage(
         folder,
         blank_picture(processor),
         pad_token_id(processor),
-        layout_for(model, stage, console),
+        layout,
         recipe.seed,
-        callbacks=[journal, stop, TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))],
+        callbacks=[journal, stop, *_tensorboard(folder)],
         report_to=["wandb"] if recipe.wandb_project else [],
     )
     trainer.remove_callback(PrinterCallback)
     with stop.listening(), closing(journal):
-        trainer.go_on(last_checkpoint(folder))
+        trainer.go_on(on_first(lambda: last_checkpoint(folder)))
     if stop.stopped:
         raise TrainingStopped(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
@@ -143,6 +185,10 @@ def run_stage(
             f"{stage.name}: {stream.ledger.total:,} of {stream.ledger.rows:,} rows read were refused"
         )
         console.print(stream.ledger.report(), highlight=False)
+
+
+def _tensorboard(folder: Path) -> list[TensorBoardCallback]:
+    return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))] if is_first() else []
 
 
 def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str) -> None:

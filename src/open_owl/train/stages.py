@@ -13,7 +13,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_owl.adapter import PEFT_PREFIX
 from open_owl.model import MplugOwlForConditionalGeneration
+from open_owl.train.kernels import use_liger_kernel
 from open_owl.train.lora import with_lora
+from open_owl.train.quantization import quantize_llm, weight_count
 from open_owl.train.recipe import PARTS, Part, Stage
 
 
@@ -31,9 +33,14 @@ def apply_stage(
     Raises:
         ValueError: a LoRA target that the LLM does not have; an adapter that is not as the stage says.
     """
+    if stage.use_liger_kernel:
+        use_liger_kernel(model)
+    if stage.quantize_llm:
+        quantize_llm(model, torch.bfloat16 if uses_bfloat16(stage) else torch.float32)
     set_precision(model, stage)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
+        if parameter.is_floating_point():  # what is quantised cannot learn
+            parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
     for part in stage.gradient_checkpointing:
         _checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
     if stage.learns.language_model == "lora":
@@ -61,6 +68,14 @@ def bare(model: nn.Module) -> MplugOwlForConditionalGeneration:
     return cast(MplugOwlForConditionalGeneration, inside)
 
 
+def has_video_weights(model: nn.Module) -> bool:
+    """Whether the model has visual weights that videos alone go through (the released video checkpoint)."""
+    config = bare(model).config
+    return config.visual_abstractor_config.temporal_queries or getattr(
+        config.vision_config, "temporal", False
+    )
+
+
 def uses_bfloat16(stage: Stage) -> bool:
     """Whether the matrix products of `stage` run in bfloat16 on this machine."""
     if stage.dtype == "auto":
@@ -76,7 +91,8 @@ def set_precision(model: MplugOwlForConditionalGeneration, stage: Stage) -> None
     """
     narrow_is_welcome = uses_bfloat16(stage)
     for name, parameter in model.named_parameters():
-        if not (narrow_is_welcome and getattr(stage.learns, part_of(name)) != "full"):
+        stays_narrow = narrow_is_welcome and getattr(stage.learns, part_of(name)) != "full"
+        if parameter.is_floating_point() and not stays_narrow:
             parameter.data = parameter.data.float()
 
 
@@ -150,10 +166,10 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
     rates = learning_rates(stage)
     for part in PARTS:
         parameters = [p for n, p in model.named_parameters() if part_of(n) == part and not _is_spare_copy(n)]
-        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        learning = sum(weight_count(p) for p in parameters if p.requires_grad)
         how = getattr(stage.learns, part)
         how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
-        total = sum(p.numel() for p in parameters)
+        total = sum(weight_count(p) for p in parameters)
         table.add_row(part, how, f"{total:,}", f"{learning:,}", f"{rates[part]:g}" if rates[part] else "-")
     return table
 

@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.optimization import get_wsd_schedule
 
 from open_owl.data.encode import EncodedConversation
 from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.stream import Stream
+from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.packed import packed_attention
 from open_owl.train.recipe import Stage
-from open_owl.train.run_folder import forget_old_checkpoints
-from open_owl.train.stages import bare, parameter_groups, part_module, still_modules, uses_bfloat16
+from open_owl.train.sharding import is_sharded, whole, without_gradient_sync
+from open_owl.train.stages import (
+    bare,
+    has_video_weights,
+    parameter_groups,
+    part_module,
+    still_modules,
+    uses_bfloat16,
+)
 from open_owl.train.visual_cache import VisualFeatureCache
 from open_owl.train.watching import Watch
 
-LEARNED = "learned.safetensors"
 ROWS_NAMED = 20
 
 
@@ -32,7 +38,7 @@ class NonFiniteError(RuntimeError):
     """A loss or gradient that is no number. Raised before the optimizer step, so the weights are good."""
 
 
-class StageTrainer(Trainer):
+class StageTrainer(CheckpointTrainer):
     """One stage of one run.
 
     Args:
@@ -60,7 +66,7 @@ class StageTrainer(Trainer):
         report_to: list[str] | None = None,
         peak_tflops: float | None = None,
     ):
-        arguments = training_arguments(stage, folder, seed, report_to or [])
+        arguments = training_arguments(stage, folder, seed, report_to or [], sharded=is_sharded(model))
         config = bare(model).config
         before = dict(vars(config))
         super().__init__(model=cast(Any, model), args=arguments, callbacks=callbacks)
@@ -79,6 +85,9 @@ class StageTrainer(Trainer):
         self.still = still_modules(model, stage)
         self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
         self.visual_cache = self._visual_cache() if stage.cache_visual_features else None
+        # In a video checkpoint; no picture reaches them.
+        self.video_weights_learn = arguments.world_size > 1 and self.eyes_learn and has_video_weights(model)
+        self.videos_somewhere = False
         self.update: list[Batch] = []
         self.update_losses: list[torch.Tensor] = []
 
@@ -114,8 +123,10 @@ class StageTrainer(Trainer):
         self.update_losses.clear()
         supervised = sum(batch.supervised_tokens for batch in self.update)
         self.watch.took(self.update, waited)
-        mine = torch.tensor([[supervised, len(self.update)]], device=device)
+        videos = any("pixel_values_videos" in batch.inputs for batch in self.update)
+        mine = torch.tensor([[supervised, len(self.update), videos]], device=device)
         everyones = cast(torch.Tensor, self.accelerator.gather(mine))
+        self.videos_somewhere = bool(everyones[:, 2].any())
         # Every process takes as many steps: where parameters are shared out, each step is a meeting.
         while len(self.update) < int(everyones[:, 1].max()):
             self.update.append(unsupervised(min(rows, key=lambda row: len(row.input_ids)), self.pad_token_id))
@@ -139,10 +150,13 @@ class StageTrainer(Trainer):
             with contextlib.ExitStack() as within:
                 if batch.is_packed:
                     within.enter_context(packed_attention(llm))
-                if batch is not update[-1] and not self.is_deepspeed_enabled:
-                    within.enter_context(self.accelerator.no_sync(model))
+                if batch is not update[-1]:
+                    within.enter_context(self._without_gradient_sync(model))
                 losses.append(super().training_step(model, batch.inputs, num_items_in_batch))
         return torch.stack(losses).sum()
+
+    def _without_gradient_sync(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        return without_gradient_sync(model) if is_sharded(model) else self.accelerator.no_sync(model)
 
     def compute_loss(
         self,
@@ -169,13 +183,27 @@ class StageTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _with_unshown(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """`inputs` with a blank picture where there is none, so that what learns always has a gradient."""
-        if not self.eyes_learn or "pixel_values" in inputs or "pixel_values_videos" in inputs:
+        """`inputs` with a blank picture, or video, where there is none.
+
+        So that all that learns has a gradient in every process; and where parameters are shared out, so that
+        every process gathers the same parts in the same order, whatever its rows hold.
+        """
+        sharded = is_sharded(self.learner)
+        if not (self.eyes_learn or sharded):
             return inputs
-        return {**inputs, "pixel_values": self.blank_picture.to(self.args.device), "unshown": ("image",)}
+        videos_wanted = self.videos_somewhere if sharded else self.video_weights_learn
+        picture = self.blank_picture.to(self.args.device)
+        unshown = {}
+        if "pixel_values" not in inputs and (sharded or "pixel_values_videos" not in inputs):
+            unshown["pixel_values"] = picture
+        if "pixel_values_videos" not in inputs and videos_wanted:
+            unshown["pixel_values_videos"] = torch.stack([picture, picture], dim=1)
+        kinds = {"pixel_values": "image", "pixel_values_videos": "video"}
+        return {**inputs, **unshown, "unshown": tuple(kinds[name] for name in unshown)}
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = whole(norm) if isinstance(norm, torch.Tensor) else norm
         norms = torch.as_tensor(norm, device=self.args.device).reshape(1)
         # One look for all micro-batches and the norm: on a GPU each look waits for the whole queue.
         if not bool(torch.cat([torch.stack(self.update_losses), norms]).isfinite().all()):
@@ -226,42 +254,10 @@ class StageTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    # Data and checkpoints
+    # Data
 
     def get_train_dataloader(self) -> Any:
         return self.stream
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        # First, because Trainer writes trainer_state.json last, and that is what makes a checkpoint complete.
-        folder = self.folder / f"checkpoint-{self.state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.stream.state(), folder / self._stream_file())
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            forget_old_checkpoints(folder.parent, self.stage.keep_last_checkpoints)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """A checkpoint holds what learned; what is frozen lies where the stage started from."""
-        weights = state_dict if state_dict is not None else self.learner.state_dict()
-        learned = {name: weights[name].detach().contiguous() for name in self._learned_names()}
-        folder = Path(output_dir or self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(learned, folder / LEARNED)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        learned = load_file(Path(resume_from_checkpoint, LEARNED))
-        if set(learned) != set(self._learned_names()):
-            raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
-        (model or self.learner).load_state_dict(learned, strict=False)
-        # Ours, written by this class; energon's state is made of its own objects.
-        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
-        self.stream.restore(state)
-
-    def _learned_names(self) -> list[str]:
-        return [name for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
-
-    def _stream_file(self) -> str:
-        return f"stream_{self.args.process_index}.pt"
 
     # What is told
 
@@ -280,10 +276,12 @@ class StageTrainer(Trainer):
         return 0
 
 
-def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[str]) -> TrainingArguments:
+def training_arguments(
+    stage: Stage, folder: Path, seed: int, report_to: list[str], sharded: bool = False
+) -> TrainingArguments:
     """`stage` in Trainer's words; optimizer, schedule and loss are StageTrainer's own."""
     assert stage.steps is not None  # Stage.with_steps has counted them
-    bfloat16 = uses_bfloat16(stage)
+    bfloat16 = uses_bfloat16(stage) and not sharded  # a sharded model has a precision of its own
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=stage.steps,
@@ -302,6 +300,8 @@ def training_arguments(stage: Stage, folder: Path, seed: int, report_to: list[st
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to=report_to,
+        ddp_find_unused_parameters=False,  # nothing that learns is ever unused (see _with_unshown)
+        ddp_broadcast_buffers=False,  # they never change
     )
     # Several GPUs are torchrun's: DataParallel would cut a batch's pictures at other rows than its text.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -1,0 +1,99 @@
+"""What a checkpoint of a stage holds, how it is written and read back."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer
+
+from open_owl.data.stream import Stream
+from open_owl.train.parallel import wait_for_everyone
+from open_owl.train.recipe import Stage
+from open_owl.train.run_folder import forget_old_checkpoints
+from open_owl.train.sharding import (
+    has_shards,
+    is_sharded,
+    load_learned_shards,
+    load_optimizer_shards,
+    save_shards,
+)
+
+LEARNED = "learned.safetensors"
+SCHEDULER = "scheduler.pt"
+
+
+class CheckpointTrainer(Trainer):
+    """Trainer's checkpoints with what learned alone, each process's place in the stream, and shards."""
+
+    stage: Stage
+    learner: nn.Module
+    folder: Path
+    stream: Stream
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # First, because Trainer writes trainer_state.json last, and that is what makes a checkpoint complete.
+        folder = self.folder / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.stream.state(), folder / self._stream_file())
+        if is_sharded(self.learner):
+            save_shards(self.learner, self._plain_optimizer(), folder)
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            forget_old_checkpoints(folder.parent, self.stage.keep_last_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """A checkpoint holds what learned; what is frozen lies where the stage started from."""
+        if is_sharded(self.learner):
+            return  # `save_shards` has it
+        weights = state_dict if state_dict is not None else self.learner.state_dict()
+        learned = {name: weights[name].detach().contiguous() for name in self._learned_names()}
+        folder = Path(output_dir or self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(learned, folder / LEARNED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if has_shards(resume_from_checkpoint):
+            load_learned_shards(self.learner, resume_from_checkpoint)
+        else:
+            learned = load_file(Path(resume_from_checkpoint, LEARNED))
+            if set(learned) != set(self._learned_names()):
+                raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
+            (model or self.learner).load_state_dict(learned, strict=False)
+        # Ours, written by this class; energon's state is made of its own objects.
+        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
+        self.stream.restore(state)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not is_sharded(self.learner):
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not is_sharded(self.learner):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            assert self.lr_scheduler is not None
+            load_optimizer_shards(self.learner, self._plain_optimizer(), checkpoint)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        wait_for_everyone()  # trainer_state.json comes next, and says that every process has written its part
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer under Accelerate's wrapper."""
+        return cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not is_sharded(model):  # shares lie where they belong
+            super()._move_model_to_device(model, device)
+
+    def _learned_names(self) -> list[str]:
+        return [name for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
+
+    def _stream_file(self) -> str:
+        return f"stream_{self.args.process_index}.pt"

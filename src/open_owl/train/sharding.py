@@ -1,0 +1,129 @@
+"""FSDP2: every parameter, gradient and optimizer state in equal shares on all processes; DCP checkpoints.
+
+torch's `fully_shard` is applied by ourselves, on CPU and GPU alike: asked for FSDP on a CPU, Accelerate runs
+DDP without a word.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft.utils.other import ModulesToSaveWrapper
+from torch import distributed, nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from open_owl.train.recipe import PARTS, Stage
+from open_owl.train.stages import part_module, uses_bfloat16
+
+# The folder of a checkpoint that holds its shards.
+SHARDS = "sharded"
+
+
+def shard(model: nn.Module, stage: Stage) -> None:
+    """Shares `model` (what `apply_stage` returned) out over all processes, in place, frozen parts too.
+
+    Units, each gathered when it is needed and let go after: every layer of the LLM and of the encoder; what
+    else the encoder has; the abstractor; and the root, which keeps the word embedding, the last norm and the
+    head from forward to backward. What learns stays float32; in a bfloat16 stage a unit is gathered, and
+    computes, in bfloat16, and gradients are summed in float32.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings: dict[str, Any] = {"mesh": init_device_mesh(device, (distributed.get_world_size(),))}
+    if uses_bfloat16(stage):
+        settings["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+    for unit, is_layer in _units(model, stage):
+        fully_shard(unit, reshard_after_forward=is_layer, **settings)
+    whole = set(part_module(model, "vision_model").parameters()) if stage.cache_visual_features else None
+    if whole:
+        part_module(model, "vision_model").to(device)
+    fully_shard(model, reshard_after_forward=False, ignored_params=whole, **settings)
+    cast(Any, model)._is_accelerate_prepared = True  # Accelerate would refuse it, or wrap it in DDP
+
+
+def _units(model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, bool]]:
+    """(module, whether it is a layer), inner ones first, as `fully_shard` wants them."""
+    for part in PARTS:
+        if part == "vision_model" and stage.cache_visual_features:
+            continue  # each process computes the pictures that it does not find, when it does not find them
+        for module in _copies(part_module(model, part)):
+            layers = [inner for inner in module.modules() if isinstance(inner, GradientCheckpointingLayer)]
+            for layer in reversed(layers):
+                yield layer, True
+            # The LLM's embedding is looked up from outside of it, so it belongs to the root. Some encoders'
+            # last norm is applied from outside too, hence not a layer: it stays gathered until backward.
+            if part != "language_model":
+                yield module, False
+
+
+def _copies(module: nn.Module) -> list[nn.Module]:
+    """PEFT keeps, of a part that it saves whole, the untouched original; it never runs."""
+    if isinstance(module, ModulesToSaveWrapper):
+        return [module.original_module, *module.modules_to_save.values()]
+    return [module]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def without_gradient_sync(model: nn.Module) -> Iterator[None]:
+    """Inside, gradients of a sharded model gather in each process and are not exchanged."""
+    sharded = cast(FSDPModule, model)
+    sharded.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        sharded.set_requires_gradient_sync(True)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A DTensor put together in every process; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+    """Writes what learned and the optimizer's state into `checkpoint`, each process its share."""
+    state = {"learned": _learned(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.save(state, checkpoint_id=checkpoint / SHARDS)
+
+
+def has_shards(checkpoint: str | Path) -> bool:
+    return Path(checkpoint, SHARDS).is_dir()
+
+
+def load_learned_shards(model: nn.Module, checkpoint: str | Path) -> None:
+    """Puts what `save_shards` wrote into the parameters of `model` that learn, sharded or not.
+
+    Raises:
+        ValueError: `model` learns something else.
+    """
+    learned = _learned(model)
+    folder = Path(checkpoint, SHARDS)
+    names = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    saved = {name.removeprefix("learned.") for name in names if name.startswith("learned.")}
+    if saved != learned.keys():
+        raise ValueError(f"{checkpoint} holds other weights than this stage learns")
+    dcp.load({"learned": learned}, checkpoint_id=folder, no_dist=not is_sharded(model))
+
+
+def load_optimizer_shards(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: str | Path) -> None:
+    """Puts the optimizer's state back, shared out over as many processes as there are now."""
+    state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.load(state, checkpoint_id=Path(checkpoint, SHARDS))
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=StateDictOptions(strict=True))
+
+
+def _learned(model: nn.Module) -> dict[str, Any]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
