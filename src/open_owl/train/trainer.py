@@ -17,6 +17,7 @@ from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.stream import Stream
 from open_owl.train.checkpoints import CheckpointTrainer
+from open_owl.train.evaluation import HeldOut
 from open_owl.train.packed import packed_attention
 from open_owl.train.recipe import Stage
 from open_owl.train.sharding import is_sharded, whole, without_gradient_sync
@@ -50,6 +51,7 @@ class StageTrainer(CheckpointTrainer):
         pad_token_id: what fills padded rows.
         layout: of micro-batches, where the stage gives `tokens_per_step`.
         peak_tflops: of one device, for the MFU, in place of the datasheet's.
+        held_out: what the stage is evaluated on.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class StageTrainer(CheckpointTrainer):
         callbacks: list[TrainerCallback] | None = None,
         report_to: list[str] | None = None,
         peak_tflops: float | None = None,
+        held_out: HeldOut | None = None,
     ):
         arguments = training_arguments(stage, folder, seed, report_to or [], sharded=is_sharded(model))
         config = bare(model).config
         before = dict(vars(config))
+        callbacks = [*(callbacks or []), *([held_out] if held_out else [])]
         super().__init__(model=cast(Any, model), args=arguments, callbacks=callbacks)
         vars(config).clear()  # Trainer writes use_cache into it, which a saved checkpoint would keep
         vars(config).update(before)
@@ -81,6 +85,7 @@ class StageTrainer(CheckpointTrainer):
         self.pad_token_id = pad_token_id
         self.layout: Layout = layout
         self.rows_per_update = _rows_of_a_process(stage, arguments.world_size)
+        self.held_out = held_out
         self.watch = Watch(model, stage, arguments.device, arguments.world_size, peak_tflops)
         self.still = still_modules(model, stage)
         self.eyes_learn = "full" in (stage.learns.vision_model, stage.learns.abstractor)
@@ -98,6 +103,7 @@ class StageTrainer(CheckpointTrainer):
             self._load_from_checkpoint(str(checkpoint))
         else:
             self.watch.start_over()
+            self.args.eval_on_start = self.held_out is not None and checkpoint is None
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _visual_cache(self) -> VisualFeatureCache:
@@ -261,6 +267,15 @@ class StageTrainer(CheckpointTrainer):
 
     # What is told
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Looks at the model on what was held out, with every process taking part; `HeldOut` says when."""
+        assert self.held_out is not None
+        has_looked = any(entry.get("eval_looks") for entry in self.state.log_history)
+        with self.watch.paused():
+            found = self.held_out.look(self.learner, self.args.device, self.accelerator.autocast, has_looked)
+        self.log(found)
+        return found
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             # Trainer tells the first group's rate. All groups have the same schedule.
@@ -301,7 +316,6 @@ def training_arguments(
         disable_tqdm=True,
         report_to=report_to,
         ddp_find_unused_parameters=False,  # nothing that learns is ever unused (see _with_unshown)
-        ddp_broadcast_buffers=False,  # they never change
     )
     # Several GPUs are torchrun's: DataParallel would cut a batch's pictures at other rows than its text.
     arguments._n_gpu = min(arguments.n_gpu, 1)
