@@ -9,6 +9,8 @@ EXTRA_OF_MODULE = {
     "megatron": "train",
     "tensorboard": "train",
     "av": "video",
+    "bitsandbytes": "quant",
+    "liger_kernel": "liger",
     "pyarrow": "parquet",
     "boto3": "s3",
 }

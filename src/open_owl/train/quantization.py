@@ -1,0 +1,83 @@
+"""QLoRA (arXiv 2305.14314): the frozen linear layers of the LLM in 4 bits, dequantised as they run.
+
+The quantised weights are of the run alone. They are made from the checkpoint that the stage starts from, also
+when the run resumes, and never saved: what is learned lies on the checkpoint as it was.
+"""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from open_owl.model import MplugOwlForConditionalGeneration
+
+# Weights that share a scale, as in the paper (section 3).
+BLOCK = 64
+
+
+def quantize_llm(model: MplugOwlForConditionalGeneration, compute_dtype: torch.dtype) -> None:
+    """Puts every linear layer inside the LLM into NF4 with double quantisation; its head stays as it is.
+
+    A layer of n weights takes n / 2 bytes and n / 64 bytes of scales. On a machine with a GPU the layers are
+    quantised there, and stay there.
+
+    Args:
+        compute_dtype: of the matrix products with the dequantised weights.
+
+    Raises:
+        ModuleNotFoundError: bitsandbytes (the extra `quant`) is not installed.
+        ValueError: an LLM without linear layers that it can quantise; on a CPU, one whose rows are no whole
+            blocks of 64 (bitsandbytes 0.50.2 reads their scales from the wrong places there, without a word).
+    """
+    language_model = model.model.language_model
+    device = _device_of_this_process()
+    linear = [name for name, module in language_model.named_modules() if type(module) is nn.Linear]
+    if not linear:
+        kind = model.config.get_text_config().model_type
+        raise ValueError(f"quantize_llm: the LLM ({kind}) has no layers of torch's nn.Linear; leave it out")
+    for name in linear:
+        layer = language_model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        if device.type == "cpu" and layer.in_features % BLOCK:
+            raise ValueError(
+                f"quantize_llm: {name} of the LLM has rows of {layer.in_features}, and on a CPU bitsandbytes "
+                f"reads only rows of whole blocks of {BLOCK} rightly; leave it out, or train on a GPU"
+            )
+        language_model.set_submodule(name, _quantized(layer, compute_dtype, device))
+    # PEFT puts its layers for quantised weights where the model says that it has some.
+    vars(model)["is_loaded_in_4bit"] = True
+
+
+def weight_count(parameter: torch.Tensor) -> int:
+    """How many weights a parameter stands for; a quantised one holds two in each element."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
+
+
+def _quantized(layer: nn.Linear, compute_dtype: torch.dtype, device: torch.device) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    with torch.device("meta"):
+        quantized: Any = Linear4bit(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=compute_dtype
+        )
+    weight = Params4bit(
+        layer.weight.data,
+        requires_grad=False,
+        blocksize=BLOCK,
+        quant_type="nf4",
+        compress_statistics=True,  # the scales are quantised too
+        module=quantized,
+    )
+    quantized.weight = weight.to(device)
+    quantized.bias = layer.bias
+    # Else, on some CPUs, the first pass without gradients packs the weights anew, as no later pass can read.
+    quantized.support_avx512bf16_for_cpu = False
+    return quantized.train(layer.training)
+
+
+def _device_of_this_process() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
