@@ -13,6 +13,7 @@ from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.merge import merge
 from open_owl.train.quantization import quantize_llm, weight_count
+from open_owl.train.recipe import Recipe
 from open_owl.train.stages import apply_stage, part_of, stage_table
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="4 bits need bitsandbytes (extra quant)")
@@ -140,6 +141,30 @@ def test_a_killed_quantised_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_pa
     weights, expected = (load_file(run / "adapter_model.safetensors") for run in (resumed, whole))
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_first_stage_beside_a_quantised_llm_saves_the_llm_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
+    write_inputs(tmp_path)
+    base = save_base(tmp_path / "owl", **WIDE)
+    both = two_stages(tmp_path)
+    see = both.stages[0].model_copy(update={"quantize_llm": "nf4"})
+    saved = quietly(both.model_copy(update={"stages": [see]}))
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, saved))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert after[name].dtype == weight.dtype
+        assert torch.equal(after[name], weight) is (part_of(name) == "language_model"), name
+
+
+def test_quantised_weights_are_not_shared_out(tmp_path):
+    write_inputs(tmp_path)
+    recipe = two_stages(tmp_path).model_dump() | {"parallel": "fsdp2"}
+    recipe["stages"][1]["quantize_llm"] = "nf4"
+    with pytest.raises(
+        ValidationError, match="fsdp2 cannot share out the 4-bit weights of stage talk; use ddp"
+    ):
+        Recipe.model_validate(recipe)
 
 
 def test_the_table_counts_weights_not_bytes():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration
 
 # Weights that share a scale, as in the paper (section 3).
@@ -47,6 +48,18 @@ def quantize_llm(model: MplugOwlForConditionalGeneration, compute_dtype: torch.d
         language_model.set_submodule(name, _quantized(layer, compute_dtype, device))
     # PEFT puts its layers for quantised weights where the model says that it has some.
     vars(model)["is_loaded_in_4bit"] = True
+
+
+def without_quantization(
+    model: MplugOwlForConditionalGeneration, base: str
+) -> MplugOwlForConditionalGeneration:
+    """`model`, or, where its LLM is quantised, the checkpoint `base` with what `model` learned."""
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return model
+    whole, _ = open_checkpoint(base)
+    learned = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    whole.load_state_dict(learned, strict=False)
+    return whole
 
 
 def weight_count(parameter: torch.Tensor) -> int:

@@ -244,3 +244,13 @@ class Recipe(Settings):
         if len(set(names)) < len(names):
             raise ValueError(f"two stages have the same name: {', '.join(names)}; give each its own")
         return self
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay_whole(self) -> "Recipe":
+        quantised = [stage.name for stage in self.stages if stage.quantize_llm]
+        if quantised and self.parallel == "fsdp2":
+            raise ValueError(
+                f"parallel: fsdp2 cannot share out the 4-bit weights of stage {quantised[0]}; use ddp, or "
+                "leave quantize_llm out"
+            )
+        return self

@@ -35,6 +35,7 @@ from open_owl.train.parallel import (
     telling_of_lost_processes,
 )
 from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
+from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
 from open_owl.train.sharding import is_sharded, load_learned_shards, shard
@@ -196,7 +197,7 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
     if isinstance(model, PeftModel):
         save_adapter(model, folder, base)
     else:
-        owl = bare(model)
+        owl = without_quantization(bare(model), base)
         for parameter in owl.parameters():  # learned in float32, kept as it was stored
             parameter.data = parameter.data.to(owl.config.dtype)
         owl.save_pretrained(folder)

@@ -1,27 +1,28 @@
 """The model as it stands in a checkpoint of a stage that has not ended."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import nn
 
 from open_owl.adapter import fold
 from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
+from open_owl.train.checkpoints import LEARNED
 from open_owl.train.lora import starting_point, with_lora
 from open_owl.train.recipe import PARTS, Learns, Lora, Stage
 from open_owl.train.run_folder import RECIPE
-
-# What StageTrainer names them; its module loads the whole of transformers' Trainer.
-LEARNED = "learned.safetensors"
+from open_owl.train.sharding import has_shards, load_learned_shards
+from open_owl.train.stages import part_of
 
 
 def is_unfinished(folder: str | Path) -> bool:
     """Whether `folder` is a stage's `checkpoints/checkpoint-STEP`."""
-    return (Path(folder) / LEARNED).is_file()
+    return (Path(folder) / LEARNED).is_file() or has_shards(folder)
 
 
 def open_unfinished(
@@ -33,26 +34,37 @@ def open_unfinished(
 
     Raises:
         FileNotFoundError: the run's recipe is not in its place three folders up.
-        ValueError: the recipe there has no such stage; what was learned does not fit what it started from.
+        ValueError: the recipe there has no such stage, or says that something else learned.
     """
-    run, stage, start = _stage_of(checkpoint.resolve())
+    stage, start = _stage_of(checkpoint.resolve())
     base, _ = starting_point(stage, start)
     model, processor = open_checkpoint(base, dtype)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    learner: Any = model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
+    learner: nn.Module = model
     if stage.learns.language_model == "lora":
         whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
         learner = with_lora(model, stage.lora, whole)
-    unknown = learner.load_state_dict(load_file(checkpoint / LEARNED), strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"{checkpoint} does not fit {base}, where {run} says it started: {unknown[0]}")
+    _load_learned(learner, checkpoint)
     if isinstance(learner, PeftModel):
         model = cast(MplugOwlForConditionalGeneration, fold(learner, dtypes))
     return model.eval(), processor
 
 
-def _stage_of(checkpoint: Path) -> tuple[Path, Stage, str]:
-    """The run's folder, what of its stage says how the model is built, and what the stage started from."""
+def _load_learned(learner: nn.Module, checkpoint: Path) -> None:
+    if has_shards(checkpoint):
+        load_learned_shards(learner, checkpoint)
+        return
+    learned = load_file(checkpoint / LEARNED)
+    wanted = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    if wanted != learned.keys():
+        raise ValueError(f"{checkpoint} holds other weights than its run's recipe says that it learned")
+    learner.load_state_dict(learned, strict=False)
+
+
+def _stage_of(checkpoint: Path) -> tuple[Stage, str]:
+    """What of a checkpoint's stage says how the model is built, and what the stage started from."""
     folder = checkpoint.parents[1]
     run = folder.parent
     file = run / RECIPE
@@ -74,5 +86,5 @@ def _stage_of(checkpoint: Path) -> tuple[Path, Stage, str]:
         lora=Lora.model_validate(written["lora"]),
     )
     if number:
-        return run, stage, str(run / names[number - 1])
-    return run, stage, recipe["model"]["checkpoint"] or str(run / "composed")
+        return stage, str(run / names[number - 1])
+    return stage, recipe["model"]["checkpoint"] or str(run / "composed")
