@@ -4,6 +4,7 @@ torch's `fully_shard` is applied by ourselves, on CPU and GPU alike: asked for F
 DDP without a word.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_owl.train.recipe import PARTS, Stage
-from open_owl.train.stages import part_module, uses_bfloat16
+from open_owl.train.stages import is_spare_copy, part_module, uses_bfloat16
 
 # The folder of a checkpoint that holds its shards.
 SHARDS = "sharded"
@@ -36,18 +37,21 @@ def shard(model: nn.Module, stage: Stage) -> None:
     Units, each gathered when it is needed and let go after: every layer of the LLM and of the encoder; what
     else the encoder has; the abstractor; and the root, which keeps the word embedding, the last norm and the
     head from forward to backward. What learns stays float32; in a bfloat16 stage a unit is gathered, and
-    computes, in bfloat16, and gradients are summed in float32.
+    computes, in bfloat16, and gradients are summed in float32. With `cache_visual_features` every process
+    has the encoder whole.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     settings: dict[str, Any] = {"mesh": init_device_mesh(device, (distributed.get_world_size(),))}
     if uses_bfloat16(stage):
         settings["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     for unit, is_layer in _units(model, stage):
         fully_shard(unit, reshard_after_forward=is_layer, **settings)
-    whole = set(part_module(model, "vision_model").parameters()) if stage.cache_visual_features else None
-    if whole:
-        part_module(model, "vision_model").to(device)
-    fully_shard(model, reshard_after_forward=False, ignored_params=whole, **settings)
+    # PEFT keeps, of a part that it saves whole, the untouched original. It never runs and stays where it is.
+    left_out = {p for name, p in model.named_parameters() if is_spare_copy(name)}
+    if stage.cache_visual_features:
+        left_out |= set(part_module(model, "vision_model").to(device).parameters())
+    fully_shard(model, reshard_after_forward=False, ignored_params=left_out, **settings)
     cast(Any, model)._is_accelerate_prepared = True  # Accelerate would refuse it, or wrap it in DDP
 
 
@@ -55,22 +59,17 @@ def _units(model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, bool]]:
     """(module, whether it is a layer), inner ones first, as `fully_shard` wants them."""
     for part in PARTS:
         if part == "vision_model" and stage.cache_visual_features:
-            continue  # each process computes the pictures that it does not find, when it does not find them
-        for module in _copies(part_module(model, part)):
-            layers = [inner for inner in module.modules() if isinstance(inner, GradientCheckpointingLayer)]
-            for layer in reversed(layers):
-                yield layer, True
-            # The LLM's embedding is looked up from outside of it, so it belongs to the root. Some encoders'
-            # last norm is applied from outside too, hence not a layer: it stays gathered until backward.
-            if part != "language_model":
-                yield module, False
-
-
-def _copies(module: nn.Module) -> list[nn.Module]:
-    """PEFT keeps, of a part that it saves whole, the untouched original; it never runs."""
-    if isinstance(module, ModulesToSaveWrapper):
-        return [module.original_module, *module.modules_to_save.values()]
-    return [module]
+            continue  # each process runs it for the pictures that it alone does not find in the cache
+        module: nn.Module = part_module(model, part)
+        if isinstance(module, ModulesToSaveWrapper):
+            module = module.modules_to_save[module.active_adapters[0]]
+        layers = [inner for inner in module.modules() if isinstance(inner, GradientCheckpointingLayer)]
+        for layer in reversed(layers):
+            yield layer, True
+        # The LLM's embedding is looked up from outside of it, so it belongs to the root. Some encoders' last
+        # norm is applied from outside too, hence not a layer: it stays gathered until backward.
+        if part != "language_model":
+            yield module, False
 
 
 def is_sharded(model: nn.Module) -> bool:

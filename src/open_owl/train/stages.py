@@ -165,7 +165,7 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
         table.add_column(column, justify="left" if column in ("part", "learns") else "right")
     rates = learning_rates(stage)
     for part in PARTS:
-        parameters = [p for n, p in model.named_parameters() if part_of(n) == part and not _is_spare_copy(n)]
+        parameters = [p for n, p in model.named_parameters() if part_of(n) == part and not is_spare_copy(n)]
         learning = sum(weight_count(p) for p in parameters if p.requires_grad)
         how = getattr(stage.learns, part)
         how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
@@ -174,6 +174,6 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
     return table
 
 
-def _is_spare_copy(name: str) -> bool:
+def is_spare_copy(name: str) -> bool:
     """PEFT keeps the untouched original of a part that it saves whole."""
     return ".original_module." in name
