@@ -299,8 +299,9 @@ def test_a_stage_writes_its_log_for_people_and_programs(tmp_path):
     assert read_log(tmp_path / "log.jsonl") == heard
     assert [record["step"] for record in heard] == [1, 2, 3, 4]
     assert heard[0].keys() == {
-        "stage", "step", "steps", "loss", "gradient_norm", "learning_rate", "supervised_tokens_per_second",
-        "conversations_per_second", "data_wait_share", "rows_refused",
+        "stage", "step", "steps", "loss", "loss_by_source", "loss_by_modality", "gradient_norm",
+        "gradient_norm_by_part", "learning_rate", "learning_rate_by_part", "supervised_tokens_per_second",
+        "tokens_per_second", "conversations_per_second", "data_wait_share", "peak_memory_gib", "rows_refused",
     }  # fmt: skip
     text = console.export_text()
     assert "abstractor" in text

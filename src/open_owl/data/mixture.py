@@ -69,6 +69,9 @@ def _source_of_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+Source = Annotated[SourceSettings, BeforeValidator(_source_of_path)]
+
+
 class MixtureSettings(BaseModel):
     """Sources blended by weight into one endless, shuffled stream.
 
@@ -84,7 +87,7 @@ class MixtureSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sources: list[Annotated[SourceSettings, BeforeValidator(_source_of_path)]] = Field(min_length=1)
+    sources: list[Source] = Field(min_length=1)
     half_text_half_multimodal: bool = False
     chat_template: Literal["model", "plain"] = "model"
     shuffle_rows: PositiveInt = 1000

@@ -1,15 +1,19 @@
 """What a run tells while it runs: a bar, one JSON line a logged step, and whoever else listens."""
 
+import importlib.util
 import json
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from open_owl.train.parallel import anyone
@@ -17,22 +21,16 @@ from open_owl.train.parallel import anyone
 Record = dict[str, Any]
 OnProgress = Callable[[Record], None]
 
-# What Trainer calls a number -> what the log calls it.
-LOGGED = {
-    "loss": "loss",
-    "grad_norm": "gradient_norm",
-    "learning_rate": "learning_rate",
-    "supervised_tokens_per_second": "supervised_tokens_per_second",
-    "conversations_per_second": "conversations_per_second",
-    "data_wait_share": "data_wait_share",
-    "rows_refused": "rows_refused",
-}
+EVALUATION = "evaluation"
+# What Trainer calls a number -> what the log calls it, where they differ; None: not in the log.
+LOGGED_AS = {"grad_norm": "gradient_norm", "epoch": None}
 
 
 class Journal(TrainerCallback):
     """Appends to a JSONL log, moves the bar, tells the listener; on the first process only.
 
-    In a terminal a bar stays at the bottom; elsewhere (a log file, a pipe) each logged step is a line.
+    In a terminal a bar stays at the bottom, with the numbers that its width has room for; elsewhere (a log
+    file, a pipe) each logged step is a line. Evaluations and warnings are lines in both.
     """
 
     def __init__(self, stage: str, path: Path, on_progress: OnProgress | None, console: Console):
@@ -40,17 +38,8 @@ class Journal(TrainerCallback):
         self.path = path
         self.on_progress = on_progress
         self.console = console
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=console,
-            refresh_per_second=2,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(stage, numbers="")
+        self.bar = Bar(console)
+        self.task = self.bar.add_task(stage)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -74,12 +63,17 @@ class Journal(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if not state.is_world_process_zero or not logs or not ({"loss", "eval_loss"} & logs.keys()):
             return
         record: Record = {"stage": self.stage, "step": state.global_step, "steps": state.max_steps}
-        record |= {name: logs[key] for key, name in LOGGED.items() if key in logs}
+        if "loss" in logs:
+            record |= _nested(logs.items())
+        else:
+            prefix = "eval_"
+            found = ((key.removeprefix(prefix), n) for key, n in logs.items() if key.startswith(prefix))
+            record[EVALUATION] = _nested(found)
         with self.path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+            log.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._show(record)
         if self.on_progress is not None:
             self.on_progress(record)
@@ -89,34 +83,155 @@ class Journal(TrainerCallback):
         self.bar.stop()
 
     def _show(self, record: Record) -> None:
-        if self.bar.disable:
-            line = f"{self.stage} {record['step']}/{record['steps']}  {in_a_line(record)}"
-            self.console.print(line, highlight=False, soft_wrap=True)
+        place = f"{self.stage} {record['step']}/{record['steps']}"
+        if EVALUATION in record:
+            self._print(f"{place}  {'  '.join(found_out(record[EVALUATION]))}")
+            for sample in record[EVALUATION].get("sample", {}).values():
+                self._print("  " + " -> ".join(sample.splitlines()))
+            if warning := record[EVALUATION].get("warning"):
+                self._print(f"WARNING: {place}: {warning}", style="bold red")
+        elif self.bar.disable:
+            self._print(f"{place}  {'  '.join(readings(record))}")
         else:
-            self.bar.update(self.task, numbers=in_a_line(record))
+            self.bar.numbers = readings(record)
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def in_a_line(record: Record) -> str:
-    """The numbers of a record that a person watches."""
-    return (
-        f"loss {record['loss']:.4g}  lr {record['learning_rate']:.2g}  "
-        f"{record['supervised_tokens_per_second']:,.0f} supervised tokens/s  "
-        f"{record['conversations_per_second']:,.1f} conversations/s  "
-        f"data wait {record['data_wait_share']:.0%}  refused {record['rows_refused']:,}"
-    )
+class Bar(Progress):
+    """Steps on one line of the terminal, and below them as many of `numbers` as two more have room for."""
+
+    def __init__(self, console: Console):
+        self.numbers: Sequence[str] = []
+        super().__init__(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=2,
+            disable=not console.is_terminal,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Flowing(self.numbers)
+
+
+class Flowing:
+    """Readings side by side, none of them broken, on two lines at most; what has no room is left out."""
+
+    LINES = 2
+
+    def __init__(self, readings: Sequence[str]):
+        self.readings = readings
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for reading in self.readings:
+            longer = f"{lines[-1]}  {reading}" if lines[-1] else reading
+            if len(longer) <= options.max_width:
+                lines[-1] = longer
+            elif len(lines) < self.LINES:
+                lines.append(reading)
+            else:
+                break
+        yield Text("\n".join(lines), no_wrap=True, overflow="crop")
+
+
+def readings(record: Record) -> list[str]:
+    """The numbers of a record that a person watches, those first that a narrow terminal must show."""
+    told = [
+        f"loss {record['loss']:.4g}",
+        f"{record['supervised_tokens_per_second']:,.0f} supervised tokens/s",
+        f"data wait {record['data_wait_share']:.0%}",
+        f"refused {record['rows_refused']:,}",
+    ]
+    if "mfu" in record:
+        told.append(f"MFU {record['mfu']:.0%} of {record['peak_tflops']:.0f} TFLOP/s")
+    told += [
+        f"lr {record['learning_rate']:.2g}",
+        f"{record['conversations_per_second']:,.1f} conversations/s",
+    ]
+    by_modality = record.get("loss_by_modality", {})
+    if len(by_modality) > 1:
+        told += [f"{modality} {loss:.4g}" for modality, loss in by_modality.items()]
+    told += [f"{record['tokens_per_second']:,.0f} tokens/s", f"memory {record['peak_memory_gib']:.1f} GiB"]
+    return told
+
+
+def found_out(evaluation: Record) -> list[str]:
+    """What a person is told of an evaluation."""
+    told = [f"held out: loss {evaluation['loss']:.4g}"]
+    by_source = evaluation.get("loss_by_source", {})
+    if len(by_source) > 1:
+        told += [f"{source} {loss:.4g}" for source, loss in by_source.items()]
+    if "image_gain" in evaluation:
+        error = evaluation["image_gain_error"]
+        told.append(
+            f"right pictures better by {evaluation['image_gain']:.3g} \N{PLUS-MINUS SIGN} {error:.2g}"
+        )
+    return told
+
+
+def _nested(numbers: Iterable[tuple[str, Any]]) -> Record:
+    """`{"loss_by_source/a": 1}` -> `{"loss_by_source": {"a": 1}}`."""
+    record: Record = {}
+    for key, number in numbers:
+        name = LOGGED_AS.get(key, key)
+        if name is None:
+            continue
+        group, slash, member = name.partition("/")
+        if slash:
+            record.setdefault(group, {})[member] = number
+        else:
+            record[name] = number
+    return record
 
 
 def read_log(path: Path) -> list[Record]:
-    """The records of a stage's `log.jsonl`, in order; empty where there is none."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The logged steps of a stage's `log.jsonl`, in order, without its evaluations; empty without a log."""
+    return [record for record in read_records(path)[0] if EVALUATION not in record]
+
+
+def read_records(path: Path) -> tuple[list[Record], list[int]]:
+    """Everything in a stage's `log.jsonl`, and the numbers of lines that are broken.
+
+    A killed run can leave half a line at the end.
+    """
+    records, broken = [], []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append({**record, "step": int(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            broken.append(number)
+    return records, broken
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drops records after `step`: a run resumed there takes those steps again."""
-    kept = [record for record in read_log(path) if record["step"] <= step]
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    """Drops records after `step`: a run resumed there takes those steps again. Broken lines go too."""
+    kept = [record for record in read_records(path)[0] if record["step"] <= step]
+    writing = path.with_suffix(".writing")
+    writing.write_text(
+        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
+    )
+    os.replace(writing, path)
+
+
+def require_reporters(names: Sequence[str]) -> None:
+    """ValueError for one that is not installed, before anything is loaded."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"report_to names {name}, which is not installed: pip install {name}")
+
+
+def name_project(project: str | None) -> None:
+    """Under which name W&B and MLflow keep this process's runs."""
+    if project is not None:
+        os.environ["WANDB_PROJECT"] = os.environ["MLFLOW_EXPERIMENT_NAME"] = project
 
 
 class StopOnSignal(TrainerCallback):

@@ -2,9 +2,11 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from open_owl.data.mixture import MixtureSettings
+from open_owl.data.mixture import MixtureSettings, Source
 
 Part = Literal["vision_model", "abstractor", "language_model"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -128,6 +130,35 @@ class Schedule(Settings):
     min_learning_rate: float = Field(default=0, ge=0)
 
 
+def _existing(path: str) -> str:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist")
+    return path
+
+
+class SampleQuestion(Settings):
+    """A picture, and what the model is asked about it at every evaluation."""
+
+    image: Annotated[str, AfterValidator(_existing)]
+    question: str = ""
+
+
+class Evaluation(Settings):
+    """How a stage is looked at while it trains: at its start, every so many steps, and at its end.
+
+    `rows` are held out of each of `sources` (the first that can be used) and kept in memory. `samples` are
+    answered with the likeliest words, up to `max_new_tokens`. `shuffled_images` compares the loss with that
+    of the same rows with each other's pictures, and warns where the right ones do not help.
+    """
+
+    every_steps: PositiveInt = 500
+    sources: list[Source] = Field(min_length=1)
+    rows: PositiveInt = 100
+    samples: list[SampleQuestion] = []
+    max_new_tokens: PositiveInt = 48
+    shuffled_images: bool = True
+
+
 class Stage(Settings):
     """One stage: which parts learn, from what, how fast, for how long.
 
@@ -165,6 +196,7 @@ class Stage(Settings):
     save_every_steps: PositiveInt = 500
     keep_last_checkpoints: PositiveInt = 2
     log_every_steps: PositiveInt = 10
+    evaluation: Evaluation | None = None
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> "Stage":
@@ -228,13 +260,18 @@ class Stage(Settings):
 class Recipe(Settings):
     """A run: a model, then stages, each starting from what the one before saved in `output_dir/NAME`.
 
+    `report_to`: who is told beside the log and TensorBoard, under the name `report_project` (of a W&B
+    project, of an MLflow experiment). `peak_tflops`: of one device, which the MFU is told against; null for
+    the datasheet's dense bf16 number, where it is known.
     `parallel`: how the model lies over the processes that torchrun started; `auto` is one process, or `ddp`.
     """
 
     model: ModelSource
     output_dir: str
     seed: int = Field(default=0, ge=0)
-    wandb_project: str | None = None
+    report_to: list[Literal["wandb", "mlflow"]] = []
+    report_project: str | None = None
+    peak_tflops: PositiveFloat | None = None
     parallel: Parallel = "auto"
     stages: list[Stage] = Field(min_length=1)
 

@@ -1,6 +1,5 @@
 """A run, from its recipe to its last checkpoint."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,6 +20,7 @@ from open_owl.compose import compose
 from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
+from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
 from open_owl.train.packed import why_not_packed
@@ -34,7 +34,14 @@ from open_owl.train.parallel import (
     rank,
     telling_of_lost_processes,
 )
-from open_owl.train.progress import Journal, OnProgress, StopOnSignal, read_log
+from open_owl.train.progress import (
+    Journal,
+    OnProgress,
+    StopOnSignal,
+    name_project,
+    read_log,
+    require_reporters,
+)
 from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
@@ -73,6 +80,7 @@ def train(
         TrainingStopped: Ctrl-C or SIGTERM.
     """
     given = load_recipe(recipe, overrides)
+    require_reporters(given.report_to)
     parallel = join(given.parallel)
     output = on_first(lambda: claim(given))
     console = (console or Console()) if is_first() else Console(quiet=True)
@@ -155,10 +163,12 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     console.print(stage_table(model, stage))
-    if recipe.wandb_project:
-        os.environ["WANDB_PROJECT"] = recipe.wandb_project
+    name_project(recipe.report_project)
     journal, stop = Journal(stage.name, folder / LOG, on_progress, console), StopOnSignal()
     layout = layout_for(model, stage, console)
+    held_out = None
+    if stage.evaluation is not None:
+        held_out = first_on_each_node(lambda: HeldOut(stage, processor, layout, pad_token_id(processor)))
     if parallel == "fsdp2":
         shard(model, stage)
     trainer = StageTrainer(
@@ -171,7 +181,9 @@ def run_stage(
         layout,
         recipe.seed,
         callbacks=[journal, stop, *_tensorboard(folder)],
-        report_to=["wandb"] if recipe.wandb_project else [],
+        report_to=list(recipe.report_to),
+        peak_tflops=recipe.peak_tflops,
+        held_out=held_out,
     )
     trainer.remove_callback(PrinterCallback)
     with stop.listening(), closing(journal):
