@@ -222,8 +222,8 @@ class HeldOut(TrainerCallback):
 def with_other_pictures(rows: Sequence[EncodedConversation]) -> dict[int, EncodedConversation]:
     """Rows, by their numbers, each with the pictures of another that has as many.
 
-    The other stands half the rows away, so that neighbours about one picture are not exchanged. Rows that
-    nothing can be exchanged with, and those whose other shows the same, are left out.
+    The search for the other begins half the rows away, so that it is no neighbour about the like; it has to
+    show something else. Rows that there is no other for are left out.
     """
     alike: dict[tuple, list[int]] = {}
     for number, row in enumerate(rows):
@@ -233,10 +233,11 @@ def with_other_pictures(rows: Sequence[EncodedConversation]) -> dict[int, Encode
     exchanged = {}
     for numbers in alike.values():
         for place, number in enumerate(numbers):
-            images, videos = _pixels(other := rows[numbers[(place + len(numbers) // 2) % len(numbers)]])
-            if not all(
-                _same(ours, its) for ours, its in zip(_pixels(rows[number]), _pixels(other), strict=True)
-            ):
+            begin = place + len(numbers) // 2
+            others = (rows[numbers[(begin + way) % len(numbers)]] for way in range(len(numbers)))
+            other = next((row for row in others if not _show_the_same(row, rows[number])), None)
+            if other is not None:
+                images, videos = _pixels(other)
                 exchanged[number] = replace(rows[number], pixel_values=images, pixel_values_videos=videos)
     return dict(sorted(exchanged.items()))
 
@@ -286,8 +287,10 @@ def _pixels(row: EncodedConversation) -> tuple[torch.Tensor | None, torch.Tensor
     return row.pixel_values, row.pixel_values_videos
 
 
-def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
+def _show_the_same(one: EncodedConversation, other: EncodedConversation) -> bool:
+    """Of two rows with as many pictures of one size."""
+    pairs = zip(_pixels(one), _pixels(other), strict=True)
+    return all(ours is None or its is None or torch.equal(ours, its) for ours, its in pairs)
 
 
 def _on(device: torch.device, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,195 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.train.test_run import two_stages, write_inputs
+from tests.train.tiny import made_up_row
+
+from open_owl.checkpoint import open_checkpoint
+from open_owl.train.evaluation import HeldOut, ImageGain, image_gain, with_other_pictures
+from open_owl.train.progress import read_log, read_records
+from open_owl.train.recipe import Stage
+from open_owl.train.run import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny model, rows, and two runs of both stages: `plain`, and `seen` with evaluations."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("evaluation")
+        patch.setenv("OPEN_OWL_CACHE", str(folder / "cache"))
+        write_inputs(folder)
+        for output, changes in (("plain", {}), ("seen", {"evaluation": evaluation(folder)})):
+            recipe = two_stages(folder, output, tokens_per_step=128, conversations_per_step=None, **changes)
+            console = Console(file=(folder / f"{output}.txt").open("w"), width=200)
+            train(recipe, console=console)
+            console.file.close()
+        yield folder
+
+
+def evaluation(folder):
+    question = {"image": str(folder / "0.png"), "question": "what is it ?"}
+    return {
+        "every_steps": 2,
+        "sources": [str(folder / "pictures.jsonl"), {"path": str(folder / "words.jsonl"), "text_only": True}],
+        "rows": 6,
+        "samples": [question, {"image": str(folder / "1.png")}],
+        "max_new_tokens": 4,
+    }
+
+
+def held_out(folder, stage=0, **changes):
+    stage = two_stages(folder).stages[stage].model_dump()
+    stage["evaluation"] = evaluation(folder) | changes
+    model, processor = open_checkpoint(folder / "owl")
+    return model, HeldOut(Stage.model_validate(stage), processor, "padded", processor.tokenizer.pad_token_id)
+
+
+@torch.no_grad()
+def look(model, held, **more):
+    return held.look(model, CPU, torch.no_grad, **more)
+
+
+@pytest.mark.parametrize("weights", ["see/model.safetensors", "talk/adapter_model.safetensors"])
+def test_a_run_with_evaluation_ends_in_the_very_weights_of_one_without(folder, weights):
+    plain, seen = load_file(folder / "plain" / weights), load_file(folder / "seen" / weights)
+    assert plain.keys() == seen.keys()
+    for name, weight in plain.items():
+        assert torch.equal(seen[name], weight), name
+
+
+def test_the_log_has_what_was_found_at_the_start_on_the_way_and_at_the_end(folder):
+    for stage in ("see", "talk"):
+        records, _ = read_records(folder / "seen" / stage / "log.jsonl")
+        found = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
+        assert list(found) == [0, 2, 4]
+        for one in found.values():
+            by_source = one["loss_by_source"]
+            assert by_source.keys() == {"pictures.jsonl", "words.jsonl"}
+            assert min(by_source.values()) <= one["loss"] <= max(by_source.values())
+            assert one["image_gain_rows"] == 6
+            assert one["sample"]["1"].startswith(f"{folder}/0.png what is it ?\n")
+            assert one["sample"]["2"].startswith(f"{folder}/1.png\n")
+    assert [record["step"] for record in read_log(folder / "seen" / "see" / "log.jsonl")] == [1, 2, 3, 4]
+    told = (folder / "seen.txt").read_text()
+    assert "see 2/4  held out: loss " in told
+    assert "0.png what is it ? -> " in told
+
+
+def test_tensorboard_has_evaluations_beside_what_is_logged_while_training(folder):
+    events = EventAccumulator(str(folder / "seen" / "talk" / "tensorboard"))
+    events.Reload()
+    assert {
+        "train/loss_by_source/pictures.jsonl", "train/loss_by_modality/text", "train/loss_by_modality/image",
+        "train/gradient_norm_by_part/abstractor", "train/gradient_norm_by_part/language_model",
+        "train/learning_rate_by_part/abstractor", "train/tokens_per_second", "train/data_wait_share",
+        "train/peak_memory_gib", "train/rows_refused", "eval/loss", "eval/loss_by_source/words.jsonl",
+        "eval/image_gain",
+    } <= set(events.Tags()["scalars"])  # fmt: skip
+    assert "eval/sample/1/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_held_out_loss_is_that_of_the_rows_alone(folder):
+    model, held = held_out(folder)
+    found = look(model, held)
+    rows = [row for batch in held.right for row in batch.rows]
+    assert sorted(int(row.place) for row in rows) == list(range(12)), "six of each source, in order"
+    model.eval()
+    total = sum(float(model(**batch.inputs).token_losses.sum()) for batch in held.right)
+    assert found["eval_loss"] == pytest.approx(total / sum(row.supervised_tokens for row in rows))
+
+
+def test_a_look_leaves_every_module_in_its_mode_and_draws_no_random_number(folder):
+    model, held = held_out(folder)
+    model.train()
+    model.model.vision_model.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    state = torch.get_rng_state()
+    look(model, held)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_prompt_of_a_sample_is_what_the_model_is_asked_with(folder):
+    _, held = held_out(folder)
+    _, prompt = held.samples[0]
+    processor = held.processor
+    ask = [{"type": "image"}, {"type": "text", "text": "what is it ?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": ask}], add_generation_prompt=True)
+    picture = Image.open(folder / "0.png").convert("RGB")
+    expected = processor(text=text.strip(), images=[picture], return_tensors="pt")
+    assert prompt.input_ids.tolist() == expected["input_ids"][0].tolist()
+    assert torch.equal(prompt.pixel_values, expected["pixel_values"])
+    assert int(prompt.labels[-1]) == processor.tokenizer.eos_token_id
+
+
+def test_each_row_gets_the_pictures_of_another_and_keeps_its_words():
+    rows = [made_up_row(number, picture=number != 3) for number in range(7)]
+    exchanged = with_other_pictures(rows)
+    assert list(exchanged) == [0, 1, 2, 4, 5, 6]
+    given = []
+    for number, row in exchanged.items():
+        assert torch.equal(row.input_ids, rows[number].input_ids)
+        assert not torch.equal(row.pixel_values, rows[number].pixel_values)
+        given.append(row.pixel_values)
+    assert all(any(torch.equal(rows[n].pixel_values, g) for g in given) for n in exchanged)
+
+
+def test_rows_that_show_the_same_or_that_nothing_is_like_are_not_compared():
+    same = [replace(made_up_row(n), pixel_values=made_up_row(0).pixel_values) for n in range(4)]
+    two = replace(made_up_row(5), pixel_values=torch.randn(2, 3, 16, 16))
+    assert with_other_pictures([*same, two, made_up_row(6, picture=False)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("gain", "looks"),
+    [
+        (ImageGain(mean=0.3, error=0.05, rows=100, loss=2.0), True),
+        (ImageGain(mean=0.3, error=0.25, rows=100, loss=2.0), False),  # may be chance
+        (ImageGain(mean=0.005, error=0.001, rows=5000, loss=2.0), False),  # sure, and nothing
+        (ImageGain(mean=-0.3, error=0.05, rows=100, loss=2.0), False),
+        (ImageGain(mean=0.3, error=0.05, rows=19, loss=2.0), None),
+    ],
+)
+def test_a_picture_helps_where_it_surely_spares_a_share_of_the_loss(gain, looks):
+    assert gain.looks is looks
+
+
+def test_the_gain_is_that_of_each_row_against_itself():
+    right = {0: (2.0, 2), 1: (9.0, 3), 2: (1.0, 1)}
+    gain = image_gain(right, {0: (4.0, 2), 1: (15.0, 3)})
+    assert gain.mean == pytest.approx(1.5)
+    assert gain.error == pytest.approx(math.sqrt(0.5) / math.sqrt(2))
+    assert gain.rows == 2
+    assert gain.loss == pytest.approx(11 / 5)
+
+
+@pytest.mark.parametrize(("has_looked", "what"), [(True, "stopped looking"), (False, "does not look (yet)")])
+def test_a_model_that_does_not_see_is_warned_of(folder, has_looked, what):
+    again = folder / "again.jsonl"
+    again.write_text((folder / "pictures.jsonl").read_text())
+    model, held = held_out(folder, rows=24, sources=[str(folder / "pictures.jsonl"), str(again)])
+    for weight in (model.model.abstractor.visual_fc.weight, model.model.abstractor.visual_fc.bias):
+        torch.nn.init.zeros_(weight)
+    found = look(model, held, has_looked=has_looked)
+    assert found["eval_looks"] == 0
+    assert what in found["eval_warning"]
+    assert "over 24 rows" in found["eval_warning"]
+
+
+def test_what_cannot_be_read_is_told_by_name(folder, tmp_path):
+    (tmp_path / "empty.jsonl").write_text('{"messages": []}\n')
+    with pytest.raises(ValueError, match=r"evaluation: .*empty\.jsonl holds no row that can be used"):
+        held_out(folder, sources=[str(tmp_path / "empty.jsonl")])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"evaluation\.samples: .*broken\.png"):
+        held_out(folder, samples=[{"image": str(tmp_path / "broken.png")}])
+    with pytest.raises(ValueError, match=r"nowhere\.png does not exist"):
+        held_out(folder, samples=[{"image": "nowhere.png"}])
