@@ -127,6 +127,8 @@ class MadeUpStream:
     def __init__(self, text_only: Callable[[int], bool] = lambda number: False):
         self.text_only = text_only
         self.next = 0
+        self.rank, self.world_size = 0, 1
+        self.settings = MixtureSettings.model_construct(sources=[], workers=0)
         self.ledger = Refusals()
 
     def __iter__(self) -> Iterator[EncodedConversation]:
@@ -134,11 +136,16 @@ class MadeUpStream:
             number, self.next = self.next, self.next + 1
             yield made_up_row(number, picture=not self.text_only(number))
 
-    def state(self) -> int:
-        return self.next
+    def state(self) -> dict[str, int]:
+        return {
+            "next": self.next,
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "workers": self.settings.workers,
+        }
 
-    def restore(self, state: int) -> None:
-        self.next = state
+    def restore(self, state: dict[str, int]) -> None:
+        self.next = state["next"]
 
 
 def tiny_stage(**changes: Any) -> Stage:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
+from open_owl.data.resume import restore_from, state_file
 from open_owl.data.stream import Stream
 from open_owl.train.parallel import wait_for_everyone
 from open_owl.train.recipe import Stage
@@ -36,7 +37,7 @@ class CheckpointTrainer(Trainer):
         # First, because Trainer writes trainer_state.json last, and that is what makes a checkpoint complete.
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.stream.state(), folder / self._stream_file())
+        torch.save(self.stream.state(), folder / state_file(self.args.process_index))
         if is_sharded(self.learner):
             save_shards(self.learner, self._plain_optimizer(), folder)
         super()._save_checkpoint(model, trial)
@@ -61,9 +62,7 @@ class CheckpointTrainer(Trainer):
             if set(learned) != set(self._learned_names()):
                 raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
             (model or self.learner).load_state_dict(learned, strict=False)
-        # Ours, written by this class; energon's state is made of its own objects.
-        state = torch.load(Path(resume_from_checkpoint, self._stream_file()), weights_only=False)
-        self.stream.restore(state)
+        restore_from(self.stream, Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not is_sharded(self.learner):
@@ -94,6 +93,3 @@ class CheckpointTrainer(Trainer):
 
     def _learned_names(self) -> list[str]:
         return [name for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
-
-    def _stream_file(self) -> str:
-        return f"stream_{self.args.process_index}.pt"

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ class ChangedRecipeError(ValueError):
 def claim(recipe: Recipe) -> Path:
     """The run's folder, with its recipe in it.
 
+    Another number of `workers` is the same recipe, so that a run goes on with as many readers on another
+    number of processes.
+
     Raises:
         ChangedRecipeError: another recipe is there already; the message has the difference.
     """
@@ -27,7 +31,7 @@ def claim(recipe: Recipe) -> Path:
     kept = output / RECIPE
     if kept.is_file():
         theirs = kept.read_text(encoding="utf-8")
-        if theirs != ours:
+        if _without_workers(theirs) != _without_workers(ours):
             changes = difflib.unified_diff(
                 theirs.splitlines(), ours.splitlines(), "begun with", "asked for now", lineterm="", n=1
             )
@@ -38,6 +42,10 @@ def claim(recipe: Recipe) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     kept.write_text(ours, encoding="utf-8")
     return output
+
+
+def _without_workers(recipe: str) -> str:
+    return re.sub(r"^ +workers: \d+\n", "", recipe, flags=re.MULTILINE)
 
 
 def is_finished(folder: Path) -> bool:
