@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -22,7 +22,9 @@ from open_owl.data.packing import Batch, Layout, micro_batches
 from open_owl.data.rows import raw_rows
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.packed import packed_attention
+from open_owl.train.parallel import count, gathered, is_first, rank
 from open_owl.train.recipe import SampleQuestion, Stage
+from open_owl.train.sharding import is_sharded
 from open_owl.train.stages import bare, part_module
 from open_owl.train.watching import short_names
 
@@ -132,13 +134,11 @@ class HeldOut(TrainerCallback):
 
         Where weights are shared out every step is a meeting, and all processes compute all.
         """
-        rank, count = _place_among_processes()
-        if isinstance(model, FSDPModule):
-            rank, count = 0, 1
+        first, step = (0, 1) if is_sharded(model) else (rank(), count())
         mine: Losses = {}
         llm = part_module(model, "language_model")
         bare(model).training = True  # the model's own switch: then its head runs on labels alone
-        for batch in batches[rank::count]:
+        for batch in batches[first::step]:
             with ExitStack() as within:
                 if batch.is_packed:
                     within.enter_context(packed_attention(llm))
@@ -147,15 +147,15 @@ class HeldOut(TrainerCallback):
             for row, its in zip(batch.rows, by_row, strict=True):
                 mine[int(row.place)] = float(its.sum()), len(its)
         bare(model).training = False
-        return mine if count == 1 else _joined(mine, count)
+        return dict(sorted(pair for its in gathered(mine) for pair in its.items()))
 
     def _answers(self, model: nn.Module, device: torch.device) -> list[str]:
-        """`picture, question: answer` of each sample, by the likeliest words; elsewhere than on rank 0 only
-        where weights are shared out."""
-        shared_out = isinstance(model, FSDPModule)
-        if _place_among_processes()[0] and not shared_out:
+        """Picture and question, and in the next line the answer; in the first process, or, where weights are
+        shared out, in all.
+        """
+        if not (is_first() or is_sharded(model)):
             return []
-        if shared_out:
+        if is_sharded(model):
             register_fsdp_forward_method(model, "generate")
         return [
             f"{sample.image} {sample.question}".strip() + f"\n{self._answer(model, device, prompt)}"
@@ -281,6 +281,8 @@ def without_training(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+            if isinstance(module, FSDPModule):
+                module.reshard()  # as a backward pass would have, before anything is saved
 
 
 def _pixels(row: EncodedConversation) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -303,15 +305,3 @@ def _mean(losses: Any) -> float:
     """Over the supervised tokens of all rows."""
     total, tokens = map(sum, zip(*losses, strict=True))
     return total / tokens
-
-
-def _place_among_processes() -> tuple[int, int]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-def _joined(mine: Losses, count: int) -> Losses:
-    everyones: list[Any] = [None] * count
-    distributed.all_gather_object(everyones, mine)
-    return dict(sorted(pair for its in everyones for pair in its.items()))

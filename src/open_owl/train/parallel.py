@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -117,11 +117,15 @@ def first_on_each_node(action: Callable[[], T]) -> T:
 
 def anyone(flag: bool) -> bool:
     """Whether `flag` is set in any process; every process must ask."""
-    if count() == 1:
-        return flag
-    flags: list[Any] = [None] * count()
-    distributed.all_gather_object(flags, flag, group=_waiting_room)
-    return any(flags)
+    return any(gathered(flag))
+
+
+def gathered(value: T) -> list[T]:
+    """The `value` of every process, by rank, to every process; every process must give one."""
+    values: list[Any] = [value] * count()
+    if len(values) > 1:
+        distributed.all_gather_object(values, value, group=_waiting_room)
+    return values
 
 
 def wait_for_everyone() -> None:
@@ -163,11 +167,10 @@ def _done_by(mine: bool, action: Callable[[], T]) -> list[T]:
             report = ("done", action())
         except Exception as error:  # told to the others, who would wait for ever, then raised
             own_error, report = error, ("failed", f"process {rank()}: {error}")
-    reports: list[Any] = [None] * count()
-    distributed.all_gather_object(reports, report, group=_waiting_room)
+    reports = gathered(report)
     if own_error is not None:
         raise own_error
-    given = cast(list[tuple[str, Any]], [report for report in reports if report is not None])
+    given = [report for report in reports if report is not None]
     for kind, value in given:
         if kind == "failed":
             raise LostProcessError(f"stopped, because another process failed: {value}")

@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
 
 import torch
-from torch import distributed, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 
 from open_owl.data.packing import Batch
 from open_owl.data.refusals import Refusals
 from open_owl.train.flops import FlopCount, UncountableError, peak_flops
+from open_owl.train.parallel import gathered
 from open_owl.train.recipe import PARTS, Stage
+from open_owl.train.sharding import whole
 from open_owl.train.stages import part_of
 
 
@@ -124,16 +124,19 @@ class Watch:
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
                 gradients.setdefault(part_of(name), []).append(parameter.grad)
-        clipped = {part: _norm(gradients[part]) for part in PARTS if part in gradients}
-        whole = torch.stack(list(clipped.values())).norm().clamp(min=1e-30)
-        self.gradient_norms = {part: clipped[part] * (norm / whole) for part in clipped}
+        clipped = {
+            part: whole(nn.utils.get_total_norm(gradients[part])) for part in PARTS if part in gradients
+        }
+        together = torch.stack(list(clipped.values())).norm().clamp(min=1e-30)
+        self.gradient_norms = {part: clipped[part] * (norm / together) for part in clipped}
 
     def told(self, refusals: Refusals) -> dict[str, float]:
         """Numbers since the last call, over all processes; every process has to call it."""
         self.tally.refused = Counter(refusals.by_reason)
         self.tally.peak_memory_gib = peak_memory_gib(self.device)
         seconds = max(time.perf_counter() - self.since, 1e-9)
-        tally = over_all_processes(self.tally)
+        mine, *others = gathered(self.tally)
+        tally = sum(others, mine)
         numbers = {name: total / tokens for name, (total, tokens) in sorted(tally.losses.items()) if tokens}
         numbers |= {f"gradient_norm_by_part/{part}": float(n) for part, n in self.gradient_norms.items()}
         numbers |= {
@@ -157,14 +160,6 @@ class Watch:
 def add_losses(one: tuple[float, int] | None, other: tuple[float, int] | None) -> tuple[float, int]:
     one, other = one or (0.0, 0), other or (0.0, 0)
     return one[0] + other[0], one[1] + other[1]
-
-
-def over_all_processes(mine: Tally) -> Tally:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return mine
-    everyones: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(everyones, mine)
-    return sum(everyones[1:], everyones[0])
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
@@ -198,8 +193,3 @@ def _flop_count(model: nn.Module, vision_cached: bool) -> FlopCount | None:
         return FlopCount(model, vision_cached)
     except UncountableError:
         return None
-
-
-def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    norm = nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
