@@ -6,6 +6,7 @@ Each scenario trains the tiny model over all processes; the first process writes
 FOLDER/SCENARIO.pt. `measured` is also what one process alone runs for comparison.
 """
 
+import contextlib
 import copy
 import sys
 from collections.abc import Iterator
@@ -113,10 +114,8 @@ def trained(scenario: str, folder: Path, last_step: int | None = None) -> tuple[
     blank = torch.zeros(1, 3, SIZE, SIZE)
     trainer = StageTrainer(learner, stage, SharedRows(), folder, blank, 3, "packed", 0, [look])
     trainer.remove_callback(PrinterCallback)
-    try:
+    with contextlib.suppress(Stop):
         trainer.go_on(last_checkpoint(folder))
-    except Stop:
-        pass
     return trainer, look, before
 
 

@@ -1,13 +1,11 @@
 """Several processes on this machine (torchrun, gloo) against one process."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tests.train.parallel_worker import LEARNS, measured
+from tests.train.processes import torchrun
 from tests.train.tiny import tiny_owl, tiny_stage
 
 from open_owl.train import parallel
@@ -16,28 +14,14 @@ from open_owl.train.run_folder import last_checkpoint
 from open_owl.train.sharding import load_learned_shards
 from open_owl.train.stages import apply_stage
 
-ROOT = Path(__file__).parents[2]
 SCENARIOS = ("ddp-1", "ddp-2", "fsdp2-1", "fsdp2-2", "fsdp2-llm", "fsdp2-2-cached", "fsdp2-1-bfloat16")
 FOUR = ("ddp-1", "fsdp2-1", "fsdp2-2", "fsdp2-2-padded", "fsdp2-1-checkpointed")
 
 
-def torchrun(processes: int, *command: str, folder: Path, timeout: int = 300) -> subprocess.CompletedProcess:
-    """Runs a module of Python in so many processes, on one thread each."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPEN_OWL_CACHE": str(folder / "cache")}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.run(
-        [sys.executable, *launcher, *command],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
 def found_by(processes: int, scenarios: tuple[str, ...], folder: Path) -> dict[str, dict]:
-    ended = torchrun(processes, "-m", "tests.train.parallel_worker", str(folder), *scenarios, folder=folder)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    with torchrun(processes, "tests.train.parallel_worker", str(folder), *scenarios, folder=folder) as run:
+        _, told = run.communicate(timeout=300)
+    assert run.returncode == 0, told[-3000:]
     return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in scenarios}
 
 
