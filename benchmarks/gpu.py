@@ -315,7 +315,8 @@ def main() -> None:
     )
     print(
         f"{what}, torch {torch.__version__}, {name}, {str(dtype).removeprefix('torch.')}; "
-        f"measured matrix product {product / 1e12:,.2f} TFLOP/s, copy {copy / 1e9:,.0f} GB/s; {size.tokens_per_step} tokens a pack"
+        f"measured matrix product {product / 1e12:,.2f} TFLOP/s, copy {copy / 1e9:,.0f} GB/s; "
+        f"{size.tokens_per_step} tokens a pack"
     )
     for number, quantised in ((1, False), (2, False), (2, True)):
         label = f"stage {number}" + (", QLoRA (NF4)" if quantised else "")
