@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,11 +15,13 @@ from tests.train.tiny import made_up_row
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.train.evaluation import HeldOut, ImageGain, image_gain, with_other_pictures
+from open_owl.train.loading import recipe_text
 from open_owl.train.progress import read_log, read_records
 from open_owl.train.recipe import Stage
 from open_owl.train.run import train
 
 CPU = torch.device("cpu")
+WEIGHTS = ("see/model.safetensors", "talk/adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def look(model, held, **more):
     return held.look(model, CPU, torch.no_grad, **more)
 
 
-@pytest.mark.parametrize("weights", ["see/model.safetensors", "talk/adapter_model.safetensors"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_a_run_with_evaluation_ends_in_the_very_weights_of_one_without(folder, weights):
     plain, seen = load_file(folder / "plain" / weights), load_file(folder / "seen" / weights)
     assert plain.keys() == seen.keys()
@@ -68,9 +73,9 @@ def test_a_run_with_evaluation_ends_in_the_very_weights_of_one_without(folder, w
 def test_the_log_has_what_was_found_at_the_start_on_the_way_and_at_the_end(folder):
     for stage in ("see", "talk"):
         records, _ = read_records(folder / "seen" / stage / "log.jsonl")
-        found = {record["step"]: record["evaluation"] for record in records if "evaluation" in record}
-        assert list(found) == [0, 2, 4]
-        for one in found.values():
+        found = [(record["step"], record["evaluation"]) for record in records if "evaluation" in record]
+        assert [step for step, _ in found] == [0, 2, 4]
+        for _, one in found:
             by_source = one["loss_by_source"]
             assert by_source.keys() == {"pictures.jsonl", "words.jsonl"}
             assert min(by_source.values()) <= one["loss"] <= max(by_source.values())
@@ -193,3 +198,28 @@ def test_what_cannot_be_read_is_told_by_name(folder, tmp_path):
         held_out(folder, samples=[{"image": str(tmp_path / "broken.png")}])
     with pytest.raises(ValueError, match=r"nowhere\.png does not exist"):
         held_out(folder, samples=[{"image": "nowhere.png"}])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_find_what_one_finds_and_learn_as_without_evaluation(folder, parallel):
+    alone, _ = read_records(folder / "seen" / "see" / "log.jsonl")
+    for output, changes in ((f"{parallel}-plain", {}), (parallel, {"evaluation": evaluation(folder)})):
+        recipe = two_stages(folder, output, **changes).model_copy(update={"parallel": parallel})
+        (folder / f"{output}.yaml").write_text(recipe_text(recipe))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        run = subprocess.run(
+            [*torchrun, "-m", "owl_cli.main", "train", str(folder / f"{output}.yaml")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+    together, _ = read_records(folder / parallel / "see" / "log.jsonl")
+    assert [record["step"] for record in together if "evaluation" in record] == [0, 2, 4]
+    expected, found = alone[0]["evaluation"], together[0]["evaluation"]
+    assert found["loss_by_source"] == pytest.approx(expected["loss_by_source"], abs=1e-5)
+    assert found["image_gain"] == pytest.approx(expected["image_gain"], abs=1e-5)
+    assert found["sample"] == expected["sample"]
+    for weights in WEIGHTS:
+        plain = load_file(folder / f"{parallel}-plain" / weights)
+        for name, weight in load_file(folder / parallel / weights).items():
+            assert torch.equal(weight, plain[name]), name

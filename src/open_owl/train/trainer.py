@@ -274,6 +274,7 @@ class StageTrainer(CheckpointTrainer):
         with self.watch.paused():
             found = self.held_out.look(self.learner, self.args.device, self.accelerator.autocast, has_looked)
         self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
