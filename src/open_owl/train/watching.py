@@ -178,7 +178,8 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def plain_name(name: str) -> str:
     """In characters that every place where numbers are shown takes."""
-    return re.sub(r"[^\w./-]+", "_", name).strip("/_") or "unnamed"
+    plain = re.sub(r"[^\w./-]+", "_", name)
+    return re.sub(r"/{2,}", "/", plain).strip("/_") or "unnamed"
 
 
 def peak_memory_gib(device: torch.device) -> float:
