@@ -8,6 +8,7 @@ AUTO_CLASSES = "transformers.models.auto"
 EXTRA_OF_MODULE = {
     "megatron": "train",
     "tensorboard": "train",
+    "matplotlib": "train",
     "av": "video",
     "bitsandbytes": "quant",
     "liger_kernel": "liger",
