@@ -8,7 +8,9 @@ energon's own readers of files are not used: they want their index beside the da
 """
 
 import itertools
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,15 +168,49 @@ def _encoded(sample: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
     return {**sample, "row": row}
 
 
+def close(loader: Any) -> None:
+    """End a loader's worker processes.
+
+    The loader and its iterator know each other. Left to the garbage collector, the queues by which torch
+    tells the workers to end may be gone first, and then it waits five seconds for each of them.
+    """
+    if loader.num_workers and loader._epoch_iterator is not None:
+        for commands in loader.cmd_queues:
+            commands.put(
+                (None,)
+            )  # or each worker's thread for commands waits up to a second for the next one
+        loader._epoch_iterator.close()
+        loader._epoch_iterator = None
+    loader._iterator = None
+
+
+def save(loader: Any) -> SavableDataLoaderState | None:
+    """The place of a loader, a copy of its own.
+
+    A worker that is still starting answers before it has gone to the place that was restored. Its answer does
+    not fit the rows that it has given, and it is asked again.
+    """
+    while True:
+        state = deepcopy(loader.save_state_rank())
+        if state is None or not loader.num_workers or not loader._has_workers:
+            return state
+        given = [last + 1 for last in loader._worker_sample_counters]
+        if [_rows_given(place) for place in state.worker_states] == given:
+            return state
+        time.sleep(0.01)
+
+
+def _rows_given(place: SavableDatasetCheckpoint) -> int:
+    return (place.state.sample_index if place.state else 0) + place.offset
+
+
 def restore(loader: Any, state: SavableDataLoaderState | None) -> None:
     """Bring a loader that has not begun to the place of `state`."""
     loader.restore_state_rank(state)
     if state is not None and loader.num_workers:
         # energon forgets how far behind its last row a worker's saved state is. Without this, a place saved
         # before every worker has given a row after the restoration would give some rows twice.
-        loader._worker_sample_counters = [
-            (one.state.sample_index if one.state else 0) + one.offset - 1 for one in state.worker_states
-        ]
+        loader._worker_sample_counters = [_rows_given(place) - 1 for place in state.worker_states]
 
 
 def split_by_worker(

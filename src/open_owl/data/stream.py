@@ -45,7 +45,7 @@ class Stream:
         self._seed = seed
         self._next_loader = 0
         self._pass_over = [0] * len(loaders)
-        self._rows: Iterator[EncodedConversation] | None = None
+        self._begun: list[Iterator[dict[str, Any]]] = []
 
     @property
     def rows(self) -> int:
@@ -70,22 +70,33 @@ class Stream:
 
     def take(self, count: int) -> list[EncodedConversation]:
         """The next `count` rows. Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
-        if self._rows is None:
-            self._rows = iter(self)
-        return list(islice(self._rows, count))
+        return list(islice(self, count))
 
-    def __iter__(self) -> Iterator[EncodedConversation]:
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> EncodedConversation:
         """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
-        sides = [iter(loader) for loader in self._loaders]
-        for side, count in zip(sides, self._pass_over, strict=True):
+        if not self._begun:
+            self._begin()
+        row = None
+        while row is None:
+            row = self._next_row(self._begun[self._next_loader])
+        self._next_loader = (self._next_loader + 1) % len(self._begun)
+        return row
+
+    def close(self) -> None:
+        """End the worker processes. A stream that only falls out of use may take seconds a worker for it."""
+        self._begun = []
+        for loader in self._loaders:
+            energon.close(loader)
+
+    def _begin(self) -> None:
+        self._begun = [iter(loader) for loader in self._loaders]
+        for side, count in zip(self._begun, self._pass_over, strict=True):
             for _ in islice(side, count):
                 pass
-        self._pass_over = [0] * len(sides)
-        while True:
-            row = self._next_row(sides[self._next_loader])
-            if row is not None:
-                self._next_loader = (self._next_loader + 1) % len(sides)
-                yield row
+        self._pass_over = [0] * len(self._begun)
 
     def _next_row(self, side: Iterator[dict[str, Any]]) -> EncodedConversation | None:
         sample = next(side, None)
@@ -116,7 +127,7 @@ class Stream:
             "rank": self.rank,
             "world_size": self.world_size,
             "workers": self.settings.workers,
-            "loaders": [deepcopy(loader.save_state_rank()) for loader in self._loaders],
+            "loaders": [energon.save(loader) for loader in self._loaders],
             "pass_over": list(self._pass_over),
             "next_loader": self._next_loader,
             "ledger": deepcopy(self.ledger),
