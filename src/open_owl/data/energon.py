@@ -8,10 +8,14 @@ energon's own readers of files are not used: they want their index beside the da
 """
 
 import itertools
+import os
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from megatron.energon import (
@@ -105,7 +109,24 @@ def open_loader(
     dataset = _mapped(dataset, lambda sample: _encoded(sample, encoding), worker)
     loader = get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None)
     loader.pin_memory = False  # rows are joined into batches in this process; pinning is the batch's matter
+    loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
     return loader
+
+
+def _begin_worker(begin: Callable[[int], None], number: int) -> None:
+    """Runs in a new worker. Ctrl-C, torchrun and SLURM signal workers too, but are meant for the process that
+    reads from them: it ends its step and saves, and needs its rows.
+    """
+    begin(number)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told_by_parent, daemon=True).start()
+
+
+def _end_when_told_by_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _part(number: int, opened: OpenedSource, worker: WorkerConfig, rotation_offset: int) -> RepeatDataset:
