@@ -1,7 +1,6 @@
 """Attention over packed rows: each conversation attends to itself, and nothing is computed beside that."""
 
 import inspect
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,18 +118,21 @@ def attend_within_rows(
         return flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    bounds = cu_seq_lens_q.tolist()
+    lengths = cu_seq_lens_q.diff().tolist()
+    # Not by slices: the gradient of each would be a tensor over all tokens.
     rows = [
         nn.functional.scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            attn_mask=_window(end - start, sliding_window, query.device),
+            queries,
+            keys,
+            values,
+            attn_mask=_window(length, sliding_window, query.device),
             dropout_p=dropout,
             scale=scaling,
-            is_causal=not _is_narrow(end - start, sliding_window),
+            is_causal=not _is_narrow(length, sliding_window),
         )
-        for start, end in itertools.pairwise(bounds)
+        for length, queries, keys, values in zip(
+            lengths, *(states.split(lengths, dim=2) for states in (query, key, value)), strict=True
+        )
     ]
     return torch.cat(rows, dim=2).transpose(1, 2), None
 

@@ -19,6 +19,7 @@ from open_owl.data.stream import Stream
 from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.packed import packed_attention
+from open_owl.train.products import fast_products
 from open_owl.train.recipe import Stage
 from open_owl.train.sharding import is_sharded, whole, without_gradient_sync
 from open_owl.train.stages import (
@@ -154,6 +155,7 @@ class StageTrainer(CheckpointTrainer):
         llm = part_module(self.learner, "language_model")
         for batch in update:
             with contextlib.ExitStack() as within:
+                within.enter_context(fast_products())
                 if batch.is_packed:
                     within.enter_context(packed_attention(llm))
                 if batch is not update[-1]:
