@@ -96,7 +96,9 @@ class Journal(TrainerCallback):
             self.bar.numbers = readings(record)
 
     def _print(self, line: str, style: str | None = None) -> None:
-        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+        # A file's lines are as long as they are; a terminal breaks between words.
+        whole = not self.console.is_terminal
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=whole)
 
 
 class Bar(Progress):
@@ -149,7 +151,7 @@ def readings(record: Record) -> list[str]:
         f"refused {record['rows_refused']:,}",
     ]
     if "mfu" in record:
-        told.append(f"MFU {record['mfu']:.0%} of {record['peak_tflops']:.0f} TFLOP/s")
+        told.append(f"MFU {record['mfu']:.0%} of {record['peak_tflops']:.3g} TFLOP/s")
     told += [
         f"lr {record['learning_rate']:.2g}",
         f"{record['conversations_per_second']:,.1f} conversations/s",
