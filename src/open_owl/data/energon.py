@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from megatron.energon import (
     BlendDataset,
     MapDataset,
@@ -38,7 +40,7 @@ from megatron.energon.savable_loader import (
 from megatron.energon.state import FlexState
 
 from .conversation import Conversation, Refused
-from .encode import encode
+from .encode import EncodedConversation, encode
 from .index import IndexedRows
 from .mixture import SourceSettings
 
@@ -106,7 +108,8 @@ def open_loader(
     dataset = BlendDataset(*parts, worker_config=worker) if len(parts) > 1 else parts[0][0]
     if shuffle_rows > 1:
         dataset = ShuffleBufferDataset(dataset, size=shuffle_rows, worker_config=worker)
-    dataset = _mapped(dataset, lambda sample: _encoded(sample, encoding), worker)
+    in_worker = worker.num_workers > 0
+    dataset = _mapped(dataset, lambda sample: _encoded(sample, encoding, in_worker), worker)
     loader = get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None)
     loader.pin_memory = False  # rows are joined into batches in this process; pinning is the batch's matter
     loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
@@ -175,18 +178,38 @@ def _read(sample: Any, number: int, opened: OpenedSource, worker: WorkerConfig) 
             raise Refused("no_media", "no picture and no video", raw.place, remedy)
     except Refused as refused:
         row = Refusal(refused.reason, str(refused))
+    except Exception as error:  # whatever it is: a row must not end a month of training
+        row = Refusal(
+            "reader_error", f"{type(error).__name__}: {error} at row {sample.data[0]} of its source"
+        )
     return {"__restore_key__": sample.__restore_key__, "row": row, "source": number}
 
 
-def _encoded(sample: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+def _encoded(sample: dict[str, Any], encoding: Encoding, in_worker: bool) -> dict[str, Any]:
     """A `Conversation` becomes an `EncodedConversation`, or a `Refusal`."""
     row = sample["row"]
     if isinstance(row, Conversation):
         try:
             row = encode(row, encoding.processor, encoding.max_tokens, encoding.chat_template)
+            row = _with_arrays(row) if in_worker else row
         except Refused as refused:
             row = Refusal(refused.reason, str(refused))
+        except Exception as error:
+            row = Refusal("reader_error", f"{type(error).__name__}: {error} in {sample['row'].place}")
     return {**sample, "row": row}
+
+
+def _with_arrays(row: EncodedConversation) -> Any:
+    """As it crosses to the main process: torch opens a socket for each tensor; an array is only copied."""
+    return replace(
+        row, **{name: tensor.numpy() for name, tensor in vars(row).items() if torch.is_tensor(tensor)}
+    )
+
+
+def with_tensors(row: EncodedConversation) -> EncodedConversation:
+    """A row as `encode` gave it, whether it came from a worker or not."""
+    arrays = {name: value for name, value in vars(row).items() if isinstance(value, np.ndarray)}
+    return replace(row, **{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def close(loader: Any) -> None:

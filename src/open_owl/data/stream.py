@@ -105,7 +105,7 @@ class Stream:
         row, source = sample["row"], self._opened[sample["source"]].source.path
         if isinstance(row, EncodedConversation):
             self.ledger.good()
-            return replace(row, source=source)
+            return replace(energon.with_tensors(row), source=source)
         self.ledger.refuse(row.reason, row.message, source)
         self.ledger.judge(self.settings.max_refused_share)
         return None
