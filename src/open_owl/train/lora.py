@@ -66,6 +66,10 @@ def with_lora(
     with without_peft_warnings():
         wrapped = get_peft_model(model, config)
     assert isinstance(wrapped, PeftModel)  # "mixed" adapters would be another class
+    # Where any part checkpoints activations, PEFT lets the output of every embedding need a gradient, for the
+    # reentrant form of checkpointing. Not ours; and backward would run through the frozen vision model.
+    if getattr(model, "_require_grads_hook", None) is not None:
+        model.disable_input_require_grads()
     if adapter is not None:
         _take_up(wrapped, lora, adapter)
     return wrapped

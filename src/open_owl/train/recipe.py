@@ -168,7 +168,8 @@ class Stage(Settings):
     `conversations_per_step` at a time, padded to the longest. `dtype` is that of the matrix products; what
     learns is kept in float32 beside it. `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
     `gradient_checkpointing` names parts whose activations are computed again in the backward pass instead of
-    kept. `quantize_llm` holds the linear layers of an LLM that does not learn whole in 4 bits (QLoRA).
+    kept. `compile` names parts whose layers torch.compile compiles. `quantize_llm` holds the linear layers of
+    an LLM that does not learn whole in 4 bits (QLoRA).
     `use_liger_kernel` runs the LLM's norms, positions and MLPs in fused kernels on a GPU.
     `cache_visual_features` keeps what a frozen vision model makes of each picture on disk, in at most
     `visual_cache_gib` GiB over all runs. `epochs` is the length where `steps` is not
@@ -187,7 +188,8 @@ class Stage(Settings):
     conversations_per_step: PositiveInt | None = None
     tokens_per_step: PositiveInt | None = None
     max_tokens: PositiveInt
-    gradient_checkpointing: list[Literal["vision_model", "language_model"]] = []
+    gradient_checkpointing: list[Part] = []
+    compile: list[Part] = []
     cache_visual_features: bool = False
     visual_cache_gib: PositiveFloat = 20
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -9,11 +9,11 @@ from peft import PeftModel
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_owl.adapter import PEFT_PREFIX
 from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.kernels import use_liger_kernel
+from open_owl.train.layers import checkpoint_activations, compile_layers, computes_again
 from open_owl.train.lora import with_lora
 from open_owl.train.quantization import quantize_llm, weight_count
 from open_owl.train.recipe import PARTS, Part, Stage
@@ -42,11 +42,14 @@ def apply_stage(
         if parameter.is_floating_point():  # what is quantised cannot learn
             parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
     for part in stage.gradient_checkpointing:
-        _checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
+        checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
+    learner: nn.Module = model
     if stage.learns.language_model == "lora":
         saved_whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
-        return with_lora(model, stage.lora, saved_whole, adapter)
-    return model
+        learner = with_lora(model, stage.lora, saved_whole, adapter)
+    for part in stage.compile:
+        compile_layers(part_module(learner, part))
+    return learner
 
 
 def part_of(parameter_name: str) -> Part:
@@ -107,26 +110,8 @@ def still_modules(model: nn.Module, stage: Stage) -> list[nn.Module]:
         for part in PARTS
         if getattr(stage.learns, part) == "frozen"
         for module in part_module(model, part).modules()
-        if not (isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing)
+        if not computes_again(module)
     ]
-
-
-def _checkpoint_activations(part: PreTrainedModel, frozen: bool) -> None:
-    layers = [module for module in part.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(
-            f"gradient_checkpointing: {type(part).__name__} has no layers that transformers can checkpoint; "
-            "leave it out"
-        )
-    # transformers 5.17 has only the older name, which 5.23 warns about.
-    enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
-    enable()
-    if not frozen:
-        return
-    for layer in layers:
-        # Such a layer stays in training mode (see still_modules); OPT's has a dropout of its own.
-        if isinstance(getattr(layer, "dropout", None), float):
-            vars(layer)["dropout"] = 0.0
 
 
 def learning_rates(stage: Stage) -> dict[Part, float]:
