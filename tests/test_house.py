@@ -30,8 +30,8 @@ def test_every_requirement_is_pinned_to_a_version_inside_its_range(requirement: 
     assert requirement.specifier.contains(pinned_versions()[requirement.name])
 
 
-def test_the_changelog_starts_with_the_version_of_the_package() -> None:
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+def test_the_newest_release_in_the_changelog_is_the_version_of_the_package() -> None:
+    newest = re.search(r"^## (?!Unreleased)(\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
     assert newest[1] == PYPROJECT["project"]["version"]
 
