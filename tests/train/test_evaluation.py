@@ -11,7 +11,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.train.test_run import two_stages, write_inputs
-from tests.train.tiny import made_up_row
+from tests.train.test_trainer import BLANK, PAD
+from tests.train.tiny import MadeUpStream, made_up_row, tiny_stage
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.train.evaluation import HeldOut, ImageGain, image_gain, with_other_pictures
@@ -19,7 +20,10 @@ from open_owl.train.loading import recipe_text
 from open_owl.train.progress import read_log, read_records
 from open_owl.train.recipe import Stage
 from open_owl.train.run import train
+from open_owl.train.stages import apply_stage
+from open_owl.train.trainer import StageTrainer
 
+LLM_ALONE = {"vision_model": "frozen", "abstractor": "frozen", "language_model": "full"}
 CPU = torch.device("cpu")
 WEIGHTS = ("see/model.safetensors", "talk/adapter_model.safetensors")
 
@@ -187,6 +191,22 @@ def test_a_model_that_does_not_see_is_warned_of(folder, has_looked, what):
     assert found["eval_looks"] == 0
     assert what in found["eval_warning"]
     assert "over 24 rows" in found["eval_warning"]
+
+
+def test_before_the_first_step_there_is_no_warning_and_after_it_there_is(tmp_path, folder):
+    again = folder / "again.jsonl"
+    again.write_text((folder / "pictures.jsonl").read_text())
+    model, held = held_out(
+        folder, rows=24, sources=[str(folder / "pictures.jsonl"), str(again)], every_steps=1
+    )
+    stage = tiny_stage(learns=LLM_ALONE, steps=1, evaluation=held.settings)
+    torch.nn.init.zeros_(model.model.abstractor.visual_fc.weight)
+    trainer = StageTrainer(
+        apply_stage(model, stage), stage, MadeUpStream(), tmp_path, BLANK, PAD, held_out=held
+    )
+    trainer.go_on(None)
+    found = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [("eval_warning" in entry, entry["eval_looks"]) for entry in found] == [(False, 0), (True, 0)]
 
 
 def test_what_cannot_be_read_is_told_by_name(folder, tmp_path):

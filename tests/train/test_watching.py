@@ -172,3 +172,15 @@ def test_a_reporter_named_by_the_recipe_is_told_every_number(tmp_path, monkeypat
     monkeypatch.setattr(StandIn, "told", [])
     logged(tmp_path, steps=1, report_to=[name])
     assert {"loss", "loss_by_modality/text", "gradient_norm_by_part/abstractor"} <= StandIn.told[0].keys()
+
+
+def test_what_the_mfu_is_of_is_told_or_why_there_is_none(monkeypatch):
+    model, _ = tiny_owl()
+    stage = tiny_stage(learns=STAGE_1)
+    assert Watch(model, stage, CPU).about_mfu is None
+    assert Watch(model, stage, CPU, peak_tflops=2).about_mfu == "MFU is of 2 TFLOP/s a device, the recipe's"
+    monkeypatch.setattr(watching, "peak_flops", lambda device: 989e12)
+    datasheets = "MFU is of 989 TFLOP/s a device, the datasheet's dense bf16 peak"
+    assert Watch(model, stage, CPU).about_mfu == datasheets
+    model.model.language_model.experts = torch.nn.ParameterList([torch.zeros(2, 3, 4)])
+    assert "MFU is not told: FLOPs of llama are not counted: experts.0" in Watch(model, stage, CPU).about_mfu

@@ -186,6 +186,8 @@ def run_stage(
         held_out=held_out,
     )
     trainer.remove_callback(PrinterCallback)
+    if trainer.watch.about_mfu:
+        console.print(f"{stage.name}: {trainer.watch.about_mfu}", highlight=False)
     with stop.listening(), closing(journal):
         trainer.go_on(on_first(lambda: last_checkpoint(folder)))
     if stop.stopped:

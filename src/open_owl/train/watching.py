@@ -60,6 +60,8 @@ class Watch:
         model: what `apply_stage` returned, before it is shared out over processes.
         device: what this process computes on.
         peak_tflops: of one device, in place of the datasheet's; MFU is against it.
+
+    `about_mfu` says what the MFU is of, or why there is none; None where the device's peak is unknown.
     """
 
     def __init__(
@@ -74,7 +76,15 @@ class Watch:
         self.processes = processes
         self.peak = peak_tflops * 1e12 if peak_tflops else peak_flops(device)
         self.sources = short_names([source.path for source in stage.data.sources])
-        self.flop_count = _flop_count(model, stage.cache_visual_features) if self.peak else None
+        self.flop_count: FlopCount | None = None
+        self.about_mfu: str | None = None
+        if self.peak:
+            whose = "the recipe's" if peak_tflops else "the datasheet's dense bf16 peak"
+            self.about_mfu = f"MFU is of {self.peak / 1e12:g} TFLOP/s a device, {whose}"
+            try:
+                self.flop_count = FlopCount(model, stage.cache_visual_features)
+            except UncountableError as error:
+                self.about_mfu = f"MFU is not told: {error}"
         self.gradient_norms: dict[str, torch.Tensor] = {}
         self._token_losses: list[torch.Tensor] = []
         self.start_over()
@@ -187,10 +197,3 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-
-
-def _flop_count(model: nn.Module, vision_cached: bool) -> FlopCount | None:
-    try:
-        return FlopCount(model, vision_cached)
-    except UncountableError:
-        return None
