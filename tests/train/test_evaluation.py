@@ -61,6 +61,13 @@ def held_out(folder, stage=0, **changes):
     return model, HeldOut(Stage.model_validate(stage), processor, "padded", processor.tokenizer.pad_token_id)
 
 
+def twice(folder):
+    """Enough rows to judge by."""
+    again = folder / "again.jsonl"
+    again.write_text((folder / "pictures.jsonl").read_text())
+    return [str(folder / "pictures.jsonl"), str(again)]
+
+
 @torch.no_grad()
 def look(model, held, **more):
     return held.look(model, CPU, torch.no_grad, **more)
@@ -182,9 +189,7 @@ def test_the_gain_is_that_of_each_row_against_itself():
 
 @pytest.mark.parametrize(("has_looked", "what"), [(True, "stopped looking"), (False, "does not look (yet)")])
 def test_a_model_that_does_not_see_is_warned_of(folder, has_looked, what):
-    again = folder / "again.jsonl"
-    again.write_text((folder / "pictures.jsonl").read_text())
-    model, held = held_out(folder, rows=24, sources=[str(folder / "pictures.jsonl"), str(again)])
+    model, held = held_out(folder, rows=24, sources=twice(folder))
     for weight in (model.model.abstractor.visual_fc.weight, model.model.abstractor.visual_fc.bias):
         torch.nn.init.zeros_(weight)
     found = look(model, held, has_looked=has_looked)
@@ -194,11 +199,7 @@ def test_a_model_that_does_not_see_is_warned_of(folder, has_looked, what):
 
 
 def test_before_the_first_step_there_is_no_warning_and_after_it_there_is(tmp_path, folder):
-    again = folder / "again.jsonl"
-    again.write_text((folder / "pictures.jsonl").read_text())
-    model, held = held_out(
-        folder, rows=24, sources=[str(folder / "pictures.jsonl"), str(again)], every_steps=1
-    )
+    model, held = held_out(folder, rows=24, sources=twice(folder), every_steps=1)
     stage = tiny_stage(learns=LLM_ALONE, steps=1, evaluation=held.settings)
     torch.nn.init.zeros_(model.model.abstractor.visual_fc.weight)
     trainer = StageTrainer(
