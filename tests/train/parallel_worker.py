@@ -112,7 +112,8 @@ def trained(scenario: str, folder: Path, last_step: int | None = None) -> tuple[
         shard(learner, stage)
     look = Look(last_step)
     blank = torch.zeros(1, 3, SIZE, SIZE)
-    trainer = StageTrainer(learner, stage, SharedRows(), folder, blank, 3, "packed", 0, [look])
+    zero2 = how == "deepspeed_zero2"
+    trainer = StageTrainer(learner, stage, SharedRows(), folder, blank, 3, "packed", 0, [look], zero2=zero2)
     trainer.remove_callback(PrinterCallback)
     with contextlib.suppress(Stop):
         trainer.go_on(last_checkpoint(folder))
@@ -155,7 +156,7 @@ def main(folder: Path, scenarios: list[str]) -> None:
     parallel.join("ddp")
     for scenario in scenarios:
         found = measured(scenario, parallel.on_first(lambda name=scenario: folder / name))
-        if scenario in ("ddp-1", "fsdp2-1", "fsdp2-2"):
+        if scenario in ("ddp-1", "fsdp2-1", "fsdp2-2", "deepspeed_zero2-2"):
             found["resumed"] = resumed(scenario, folder / f"{scenario}-resumed")
         if parallel.is_first():
             torch.save(copy.copy(found), folder / f"{scenario}.pt")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from open_owl.data.resume import restore_from, state_file
+from open_owl.data.resume import state_file
 from open_owl.data.stream import Stream
 from open_owl.train.parallel import wait_for_everyone
 from open_owl.train.recipe import Stage
@@ -62,7 +62,6 @@ class CheckpointTrainer(Trainer):
             if set(learned) != set(self._learned_names()):
                 raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
             (model or self.learner).load_state_dict(learned, strict=False)
-        restore_from(self.stream, Path(resume_from_checkpoint))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not is_sharded(self.learner):

@@ -63,6 +63,11 @@ def join(parallel: Parallel) -> Parallel:
         raise ParallelError(
             "parallel: deepspeed_zero2 needs the extra `deepspeed`: pip install 'open-owl[deepspeed]'"
         )
+    if parallel == "deepspeed_zero2" and not torch.cuda.is_available():
+        raise ParallelError(
+            "parallel: deepspeed_zero2 needs a GPU in every process: on a CPU Accelerate would train each "
+            "process by itself; use ddp or fsdp2"
+        )
     global _waiting_room
     if not distributed.is_initialized():
         if torch.cuda.is_available():

@@ -184,6 +184,7 @@ def run_stage(
         report_to=list(recipe.report_to),
         peak_tflops=recipe.peak_tflops,
         held_out=held_out,
+        zero2=parallel == "deepspeed_zero2",
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.watch.about_mfu:

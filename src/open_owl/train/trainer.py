@@ -15,6 +15,7 @@ from transformers.optimization import get_wsd_schedule
 from open_owl.data.encode import EncodedConversation
 from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
+from open_owl.data.resume import restore_from
 from open_owl.data.stream import Stream
 from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.evaluation import HeldOut
@@ -32,6 +33,7 @@ from open_owl.train.stages import (
 )
 from open_owl.train.visual_cache import VisualFeatureCache
 from open_owl.train.watching import Watch
+from open_owl.train.zero import zero2_settings
 
 ROWS_NAMED = 20
 
@@ -53,6 +55,7 @@ class StageTrainer(CheckpointTrainer):
         layout: of micro-batches, where the stage gives `tokens_per_step`.
         peak_tflops: of one device, for the MFU, in place of the datasheet's.
         held_out: what the stage is evaluated on.
+        zero2: by DeepSpeed.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class StageTrainer(CheckpointTrainer):
         report_to: list[str] | None = None,
         peak_tflops: float | None = None,
         held_out: HeldOut | None = None,
+        zero2: bool = False,
     ):
-        arguments = training_arguments(stage, folder, seed, report_to or [], sharded=is_sharded(model))
+        arguments = training_arguments(stage, folder, seed, report_to or [], is_sharded(model), zero2)
         config = bare(model).config
         before = dict(vars(config))
         callbacks = [*(callbacks or []), *([held_out] if held_out else [])]
@@ -99,6 +103,8 @@ class StageTrainer(CheckpointTrainer):
 
     def go_on(self, checkpoint: Path | None) -> None:
         """Trains to the stage's last step, from `checkpoint` if there is one."""
+        if checkpoint is not None:
+            restore_from(self.stream, checkpoint)
         if checkpoint is not None and checkpoint.name == f"checkpoint-{self.stage.steps}":
             # Killed after its last step, before its result was saved.
             self._load_from_checkpoint(str(checkpoint))
@@ -158,7 +164,9 @@ class StageTrainer(CheckpointTrainer):
                 within.enter_context(fast_products())
                 if batch.is_packed:
                     within.enter_context(packed_attention(llm))
-                if batch is not update[-1]:
+                if self.is_deepspeed_enabled:  # else it would take a step after every micro-batch
+                    self.accelerator.gradient_state._set_sync_gradients(batch is update[-1])
+                elif batch is not update[-1]:
                     within.enter_context(self._without_gradient_sync(model))
                 losses.append(super().training_step(model, batch.inputs, num_items_in_batch))
         return torch.stack(losses).sum()
@@ -297,7 +305,7 @@ class StageTrainer(CheckpointTrainer):
 
 
 def training_arguments(
-    stage: Stage, folder: Path, seed: int, report_to: list[str], sharded: bool = False
+    stage: Stage, folder: Path, seed: int, report_to: list[str], sharded: bool = False, zero2: bool = False
 ) -> TrainingArguments:
     """`stage` in Trainer's words; optimizer, schedule and loss are StageTrainer's own."""
     assert stage.steps is not None  # Stage.with_steps has counted them
@@ -308,7 +316,8 @@ def training_arguments(
         gradient_accumulation_steps=1,  # an update is one batch to Trainer
         max_grad_norm=stage.optimizer.max_gradient_norm or 0.0,
         bf16=bfloat16,
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=not (torch.accelerator.is_available() or zero2),  # Accelerate has no DeepSpeed with use_cpu
+        deepspeed=zero2_settings(stage) if zero2 else None,
         seed=seed,
         save_strategy="steps",
         save_steps=stage.save_every_steps,
