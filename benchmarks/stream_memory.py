@@ -35,9 +35,8 @@ MEBIBYTE = 1 << 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--rows", type=int, default=2_000_000, help="rows in the sources, all of them read once"
-    )
+    parser.add_argument("--rows", type=int, default=2_000_000, help="rows in the sources")
+    parser.add_argument("--read", type=int, help="how many of them are read [default: each once]")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", help="where the temporary folder is made")
     options = parser.parse_args()

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 from tests.data.tiny import encoded, picture
@@ -49,6 +50,17 @@ def test_a_video_of_frame_pictures_opens_as_frames():
     assert [frame.getpixel((0, 0)) for frame in frames] == [(255, 0, 0), (0, 0, 255)]
     with pytest.raises(Refused, match="empty list"):
         Video([]).open(2, "x.json:3")
+
+
+@pytest.mark.parametrize("kind", [Image, Video])
+def test_what_could_be_read_without_end_is_refused_unread(tmp_path, monkeypatch, kind):
+    for path in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(Refused, match="is no file in x.json:3"):
+            kind(path).open(*(["x.json:3"] if kind is Image else [2, "x.json:3"]))
+    monkeypatch.setattr("open_owl.data.conversation.MAX_MEDIA_BYTES", 10)
+    (tmp_path / "a.bin").write_bytes(bytes(11))
+    with pytest.raises(Refused, match="has 11 bytes, the limit is 10"):
+        kind(tmp_path / "a.bin").open(*(["x.json:3"] if kind is Image else [2, "x.json:3"]))
 
 
 def test_a_refusal_survives_the_way_back_from_a_worker_process():

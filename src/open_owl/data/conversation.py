@@ -1,7 +1,9 @@
 """The one form that every data format is read into: turns, made of text, pictures and videos."""
 
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image as PillowImage
@@ -10,6 +12,9 @@ from open_owl.model.images_mplug_owl import ImageError, ImageSource, open_image
 from open_owl.model.video_mplug_owl import VideoError, VideoSource, open_video
 
 from .storage import RemoteFile
+
+# A file is read into memory whole.
+MAX_MEDIA_BYTES = 1 << 30
 
 
 class Refused(Exception):
@@ -65,12 +70,28 @@ class Video:
 
 
 def _fetched(source: Any, kind: str, place: str) -> Any:
+    """What can be opened here: the bytes of a remote file, anything else as it is."""
+    if isinstance(source, Path):
+        _check_file(source, kind, place)
     if not isinstance(source, RemoteFile):
         return source
     try:
         return source.read_bytes()
     except OSError as error:
         raise Refused(f"{kind}_missing", f"{kind} {source} cannot be read ({error})", place) from error
+
+
+def _check_file(path: Path, kind: str, place: str) -> None:
+    """Refuses what would be read without end, or until memory is full; an absent file is told of later."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("bad_media", f"{path} is no file", place, f"name the {kind}'s file")
+    if status.st_size > MAX_MEDIA_BYTES:
+        detail = f"{path} has {status.st_size:,} bytes, the limit is {MAX_MEDIA_BYTES:,}"
+        raise Refused(f"{kind}_too_large", detail, place)
 
 
 Part = Text | Image | Video
