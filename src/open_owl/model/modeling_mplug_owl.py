@@ -22,6 +22,7 @@ from .attention_mplug_owl import supported_attention
 from .configuration_mplug_owl import MplugOwlConfig
 from .generation_mplug_owl import WordsOnly, repeat_media, words_only
 from .language_mplug_owl import build_language_model, embedding_name, shape_logits
+from .loss_mplug_owl import losses_of, losses_through, mean_over
 from .saving_mplug_owl import copy_model_code
 from .vision_mplug_owl import build_vision_model, has_cls_token, read_patches
 
@@ -37,7 +38,8 @@ class MplugOwlModelOutputWithPast(BaseModelOutputWithPast):
 class MplugOwlCausalLMOutputWithPast(ModelOutput):
     """What `forward` gives.
 
-    logits: [batch, length, vocabulary]; in training with labels [supervised tokens, vocabulary].
+    logits: [batch, length, vocabulary]; in training with labels [supervised tokens, vocabulary], and None
+        where the head is frozen: they are then never all there.
     token_losses: with labels, the cross entropy of each [supervised tokens], row after row, without gradient.
     """
 
@@ -319,20 +321,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._head(hidden_states[:, kept])
         else:
-            # A slot is never an answer, and its id may lie beyond the vocabulary.
-            slots = (labels == self.config.image_token_id) | (labels == self.config.video_token_id)
-            labels = labels.masked_fill(slots, -100)
-            supervised = labels[:, 1:] != -100
-            if self.training:
-                logits = supervised_logits = self._head(hidden_states[:, :-1][supervised])
-            else:
-                logits = self._head(hidden_states)
-                supervised_logits = logits[:, :-1][supervised]
-            # Each token's, because a run is told apart by its sources.
-            losses = nn.functional.cross_entropy(
-                supervised_logits.float(), labels[:, 1:][supervised], reduction="none"
-            )
-            loss, token_losses = _summed(losses, num_items_in_batch), losses.detach()
+            loss, token_losses, logits = self._loss(hidden_states, labels, num_items_in_batch)
         return MplugOwlCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -342,6 +331,27 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             image_hidden_states=outputs.image_hidden_states,
             token_losses=token_losses,
         )
+
+    def _loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The loss, each supervised token's, and logits as far as they were all there at once."""
+        # A slot is never an answer, and its id may lie beyond the vocabulary.
+        slots = (labels == self.config.image_token_id) | (labels == self.config.video_token_id)
+        targets = labels.masked_fill(slots, -100)[:, 1:]
+        supervised = targets != -100
+        targets = targets[supervised]
+        logits = None if self.training else self._head(hidden_states)
+        if self.training and not any(weight.requires_grad for weight in self.lm_head.parameters()):
+            total, losses = losses_through(self._head, hidden_states[:, :-1][supervised], targets)
+        else:
+            if logits is None:
+                logits = chosen = self._head(hidden_states[:, :-1][supervised])
+            else:
+                chosen = logits[:, :-1][supervised]
+            losses = losses_of(chosen, targets)
+            total = losses.sum()
+        return mean_over(total, len(targets), num_items_in_batch), losses.detach(), logits
 
     def _head(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return shape_logits(self.lm_head(hidden_states), self.config.text_config)
@@ -377,17 +387,6 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
             kwargs["encoder_input_ids"] = words_only(prompt, slot_ids)
         processors = super()._get_logits_processor(*args, **kwargs)  # pyright: ignore
         return WordsOnly(processors, slot_ids)
-
-
-def _summed(losses: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
-    """The sum of losses [supervised tokens] over `num_items_in_batch`, or over their own number.
-
-    The divisor is at least 1: a batch without a label has loss 0, not NaN (mPLUG-Owl issues 92, 93).
-    """
-    items = losses.numel() if num_items_in_batch is None else num_items_in_batch
-    if isinstance(items, torch.Tensor):
-        return losses.sum() / items.to(losses.device).clamp(min=1)
-    return losses.sum() / max(items, 1)
 
 
 AutoModel.register(MplugOwlConfig, MplugOwlModel, exist_ok=True)
