@@ -1,4 +1,4 @@
-"""`owl data`: what is in data files, before hours are spent on them."""
+"""`owl data`: get data ready, and see what is in it, before hours are spent on it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,18 +11,68 @@ if TYPE_CHECKING:
     from open_owl.data.check import Report
 
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at data before training on it."
+    no_args_is_help=True, rich_markup_mode=None, help="Get data ready and look at it before training on it."
 )
 
 
 @data_app.callback()
 def data() -> None:
-    """Look at data before training on it."""
+    """Get data ready and look at it before training on it."""
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Parquet: files, a folder, a pattern, or hf://datasets/OWNER/NAME; or data files."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for what is converted [default: the cache].")
+    ] = None,
+    media_folder: Annotated[
+        str | None,
+        typer.Option(help="What pictures' names are relative to [default: the data file's folder]."),
+    ] = None,
+) -> None:
+    """Convert Parquet to what the stream reads, or index data files, so that training begins at once.
+
+    Training does the same by itself for what it is given; the result is kept in the cache. The rows of Parquet
+    become WebDataset tars with their pictures unchanged, or JSON lines where there are none.
+
+    \b
+    Examples:
+      owl data prepare hf://datasets/lmms-lab/LLaVA-OneVision-Data/ai2d --out ai2d
+      owl data prepare captions.parquet
+      owl data prepare s3://bucket/shards
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from open_owl.data.prepare import prepare
+
+    columns = (TextColumn("preparing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("preparing", total=1)
+        done = prepare(
+            source, out, media_folder, on_share=lambda share: progress.update(task, completed=share)
+        )
+    console = Console(soft_wrap=True)
+    where = f" in {done.folder}" if done.folder else ""
+    console.print(f"{done.rows:,} rows are ready{where}", highlight=False)
+    if done.columns_left_out:
+        console.print(f"left out are the columns {', '.join(done.columns_left_out)}", markup=False)
+    if done.refusals.total:
+        console.print(f"[bold red]{done.refusals.total:,} refused[/]")
+        console.print(done.refusals.report(), markup=False, highlight=False)
 
 
 @data_app.command()
 def check(
-    files: Annotated[list[str], typer.Argument(help=".json, .jsonl or .tar files, folders or patterns.")],
+    files: Annotated[
+        list[str], typer.Argument(help=".json, .jsonl, .tar or .parquet files, folders, patterns or URLs.")
+    ],
     model: Annotated[
         str | None, typer.Option(help="Checkpoint whose processor counts tokens; words are counted without.")
     ] = None,
@@ -63,10 +113,10 @@ def _checked(files: list[str], model: str | None, max_tokens: int | None, folder
     from open_owl.checkpoint import open_processor
     from open_owl.data.check import check_sources
     from open_owl.data.mixture import SourceSettings
-    from open_owl.data.rows import data_files
+    from open_owl.data.storage import file_size
 
-    total = sum(found.stat().st_size for file in files for found in data_files(file))
     sources = [SourceSettings(path=file, media_folder=str(folder) if folder else None) for file in files]
+    total = sum(file_size(found) for source in sources for found in source.files())
     processor = open_processor(model) if model else None
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -55,7 +55,7 @@ def test_a_video_of_frame_pictures_opens_as_frames():
 @pytest.mark.parametrize("kind", [Image, Video])
 def test_what_could_be_read_without_end_is_refused_unread(tmp_path, monkeypatch, kind):
     for path in (Path("/dev/zero"), tmp_path):
-        with pytest.raises(Refused, match="is no file in x.json:3"):
+        with pytest.raises(Refused, match=r"is no file in x\.json:3"):
             kind(path).open(*(["x.json:3"] if kind is Image else [2, "x.json:3"]))
     monkeypatch.setattr("open_owl.data.conversation.MAX_MEDIA_BYTES", 10)
     (tmp_path / "a.bin").write_bytes(bytes(11))

@@ -43,11 +43,11 @@ ParquetFile = DataFile | HubFile
 
 
 def is_parquet(path: str) -> bool:
-    """Whether a source has to be converted: it is on the Hub, or it names Parquet files."""
-    if path.startswith(HUB) or path.endswith(PARQUET):
-        return True
+    """Whether a source has to be converted: it names Parquet files, or is on the Hub."""
+    if is_remote(path) or path.endswith(PARQUET):
+        return path.endswith(PARQUET)
     folder = Path(path).expanduser()
-    return not is_remote(path) and folder.is_dir() and any(folder.glob("*" + PARQUET))
+    return "://" in path or (folder.is_dir() and any(folder.glob("*" + PARQUET)))
 
 
 def parquet_files(path: str) -> list[ParquetFile]:
@@ -92,16 +92,16 @@ def size_of(file: ParquetFile) -> int:
     return file_size(file)
 
 
-def column_names(file: ParquetFile) -> list[str]:
-    """The names of a file's columns; none of a file that cannot be read."""
+def columns_of(file: ParquetFile) -> dict[str, bool]:
+    """A file's columns, and whether each holds bytes, however deep; none of a file that cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with _opened(file) as stream:
-            return parquet.read_schema(stream).names
+            return {column.name: "binary" in str(column.type) for column in parquet.read_schema(stream)}
     except (pyarrow.ArrowException, OSError, ValueError):
-        return []
+        return {}
 
 
 def parquet_rows(file: ParquetFile) -> Iterator[tuple[int, float, dict[str, Any] | Refused]]:

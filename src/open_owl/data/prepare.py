@@ -18,7 +18,7 @@ from .columns import converted_row, media_columns
 from .conversation import Refused
 from .index import index_file
 from .media import folder_of
-from .parquet import ParquetFile, column_names, identity, is_parquet, parquet_files, parquet_rows, size_of
+from .parquet import ParquetFile, columns_of, identity, is_parquet, parquet_files, parquet_rows, size_of
 from .refusals import Refusals
 from .rows import ARRAY, LINES, TAR, data_files
 from .storage import DataFile, is_remote
@@ -38,11 +38,13 @@ class Prepared:
     folder: where the converted files are; null where there was nothing to convert.
     rows: how many there are for the stream to read.
     refusals: what could not be converted or indexed.
+    columns_left_out: those of Parquet that hold bytes which are no picture and no video.
     """
 
     folder: Path | None
     rows: int = 0
     refusals: Refusals = field(default_factory=Refusals)
+    columns_left_out: list[str] = field(default_factory=list)
 
 
 def ready_files(path: str, media_folder: str | None = None) -> list[DataFile]:
@@ -106,14 +108,18 @@ def converted(path: str, media_folder: str | None, on_share: Progress = lambda s
 
 def _convert(path: str, media_folder: str | None, folder: Path, on_share: Progress) -> None:
     files = parquet_files(path)
-    names = {name for file in files for name in column_names(file)}
-    if names & {"url", "URL"} and not media_columns(sorted(names)):
+    kinds = {name: has_bytes for file in files for name, has_bytes in columns_of(file).items()}
+    media = media_columns(list(kinds))
+    if kinds.keys() & {"url", "URL"} and not media:
         raise ValueError(
             f"{path} names its pictures by web addresses; download them with img2dataset, "
             "which writes the tars that can be read here"
         )
     prepared = Prepared(folder)
-    shards = (_TarShards if media_columns(sorted(names)) else _LineShards)(folder)
+    prepared.columns_left_out = sorted(
+        name for name, has_bytes in kinds.items() if has_bytes and name not in media
+    )
+    shards = (_TarShards if media else _LineShards)(folder)
     for row in _rows(files, prepared.refusals, media_folder, on_share):
         shards.write(*row)
         prepared.rows += 1
@@ -199,6 +205,7 @@ def _write_summary(prepared: Prepared, folder: Path) -> None:
         json.dumps(
             {
                 "rows": prepared.rows,
+                "columns_left_out": prepared.columns_left_out,
                 "rows_read": refusals.rows,
                 "by_reason": refusals.by_reason,
                 "by_source": refusals.by_source,
@@ -213,4 +220,4 @@ def _summary(folder: Path) -> Prepared:
     refusals = Refusals(rows=meta["rows_read"], examples=meta["examples"])
     refusals.by_reason.update(meta["by_reason"])
     refusals.by_source.update(meta["by_source"])
-    return Prepared(folder, meta["rows"], refusals)
+    return Prepared(folder, meta["rows"], refusals, meta["columns_left_out"])
