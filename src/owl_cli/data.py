@@ -43,7 +43,7 @@ def prepare(
 
     \b
     Examples:
-      owl data prepare hf://datasets/lmms-lab/LLaVA-OneVision-Data/ai2d --out ai2d
+      owl data prepare hf://datasets/HuggingFaceM4/the_cauldron/ai2d --out ai2d
       owl data prepare captions.parquet
       owl data prepare s3://bucket/shards
     """

@@ -62,7 +62,8 @@ def data_files(path: str | Path) -> list[DataFile]:
     if is_remote(path):
         files = [*remote_files(str(path), SUFFIXES)]
         if not files:
-            raise ValueError(f"{path} holds no {TAR}, {LINES} or {ARRAY} file")
+            hint = "Parquet in a store is named by its files (.../*.parquet)"
+            raise ValueError(f"{path} holds no {TAR}, {LINES} or {ARRAY} file; {hint}")
         return [_known(file) for file in files]
     root = Path(path).expanduser()
     if root.is_dir():
