@@ -134,13 +134,13 @@ def measured(scenario: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def layout(learner: torch.nn.Module, before: dict[str, int]) -> dict[str, tuple[bool, int, int, int]]:
-    """Of each parameter: whether it is a DTensor, how many of its numbers are here, in all, and its rows."""
+def layout(learner: torch.nn.Module, before: dict[str, int]) -> dict[str, tuple[bool, int, int, tuple]]:
+    """Of each parameter: whether it is a DTensor, how many of its numbers are here, in all, and its shape."""
     found = {}
     for name, parameter in learner.named_parameters():
         sharded = isinstance(parameter, DTensor)
         here = parameter.to_local().numel() if sharded else parameter.numel()
-        found[name] = sharded, here, before[name], parameter.shape[0] if parameter.ndim else 1
+        found[name] = sharded, here, before[name], tuple(parameter.shape)
     return found
 
 

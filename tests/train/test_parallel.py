@@ -55,20 +55,21 @@ def alone(tmp_path_factory):
 def assert_sharded(
     layout: dict[str, tuple[bool, int, int, int]], processes: int, cached: bool = False
 ) -> None:
-    """Every parameter is a DTensor of which one process holds its share of the rows."""
-    for name, (sharded, here, numbers, rows) in layout.items():
+    """Every parameter is a DTensor of which each process holds an equal share."""
+    for name, (sharded, here, numbers, shape) in layout.items():
         if ".original_module." in name or (cached and ".vision_model." in name):
             assert not sharded, name
             continue
         assert sharded, name
-        assert here == numbers // rows * -(-rows // processes), name  # the first process's, rounded up
-        if rows % processes == 0:
+        if shape[0] % processes == 0 or (shape[0] < processes and any(n % processes == 0 for n in shape)):
             assert here * processes == numbers, name
+        else:
+            assert here == numbers // shape[0] * -(-shape[0] // processes), name  # the first has a row more
 
 
 def assert_trains_as_one(found: dict, expected: dict, tolerance: float) -> None:
     assert found["losses"] == pytest.approx(expected["losses"], abs=tolerance)
-    assert found["norms"] == pytest.approx(expected["norms"], rel=max(tolerance, 1e-5))
+    assert found["norms"] == pytest.approx(expected["norms"], rel=5 * tolerance)
     assert found["gradients"].keys() == expected["gradients"].keys()
     for name, gradient in expected["gradients"].items():
         torch.testing.assert_close(found["gradients"][name], gradient, atol=tolerance / 10, rtol=0, msg=name)

@@ -7,6 +7,7 @@ DDP without a word.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_owl.train.recipe import PARTS, Stage
@@ -41,7 +42,8 @@ def shard(model: nn.Module, stage: Stage) -> None:
     has the encoder whole.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings: dict[str, Any] = {"mesh": init_device_mesh(device, (distributed.get_world_size(),))}
+    mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    settings: dict[str, Any] = {"mesh": mesh, "shard_placement_fn": partial(_cut, processes=mesh.size())}
     if uses_bfloat16(stage):
         settings["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
@@ -53,6 +55,18 @@ def shard(model: nn.Module, stage: Stage) -> None:
         left_out |= set(part_module(model, "vision_model").to(device).parameters())
     fully_shard(model, reshard_after_forward=False, ignored_params=left_out, **settings)
     cast(Any, model)._is_accelerate_prepared = True  # Accelerate would refuse it, or wrap it in DDP
+
+
+def _cut(parameter: nn.Parameter, processes: int) -> Shard | None:
+    """Along which dimension a parameter is cut; None: along the first.
+
+    Learned queries and positions are [1, many, width]. Cut along the first, each process would be handed one
+    row, of which all but one are padding: of 512 processes, 512 times the parameter.
+    """
+    if parameter.ndim == 0 or parameter.shape[0] >= processes:
+        return None
+    even = [number for number, size in enumerate(parameter.shape) if size and size % processes == 0]
+    return Shard(even[0]) if even else None
 
 
 def _units(model: nn.Module, stage: Stage) -> Iterator[tuple[nn.Module, bool]]:
