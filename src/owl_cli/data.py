@@ -38,8 +38,8 @@ def prepare(
 ) -> None:
     """Convert Parquet to what the stream reads, or index data files, so that training begins at once.
 
-    Training does the same by itself for what it is given; the result is kept in the cache. The rows of Parquet
-    become WebDataset tars with their pictures unchanged, or JSON lines where there are none.
+    Training does the same by itself for what it is given; the result is kept in the cache. The rows of
+    Parquet become WebDataset tars with their pictures unchanged, or JSON lines where there are none.
 
     \b
     Examples:

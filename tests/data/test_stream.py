@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.data.tiny import byte_processor, caption_tar, encoded, picture, qa_row, write_lines, write_tar
 
+from open_owl.data import energon
 from open_owl.data.encode import IGNORED
 from open_owl.data.mixture import MixtureSettings
 from open_owl.data.refusals import TooManyRefusedError
@@ -160,12 +161,49 @@ def test_refused_rows_are_counted_and_nothing_takes_their_place_unseen(tmp_path)
     assert set(bad.refusals) <= {"image_missing", "unknown_format"}
 
 
-def test_a_stream_of_bad_rows_stops_instead_of_spinning(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_of_bad_rows_stops_instead_of_spinning(tmp_path, workers):
     good_then_bad = [qa_row(0), *({"image": f"{n}.png", "caption": "A cup."} for n in range(9))]
-    bad = stream(write_lines(tmp_path / "rows.jsonl", good_then_bad))
+    bad = stream(write_lines(tmp_path / "rows.jsonl", good_then_bad), workers=workers)
     with pytest.raises(TooManyRefusedError, match=r"image_missing") as info:
         places(bad, 1000)
     assert str(tmp_path / "rows.jsonl") in str(info.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_worst_sources_are_named_first(lines, tmp_path, workers):
+    some = write_lines(tmp_path / "some.jsonl", [qa_row(0), {"image": "absent.png", "caption": "A cup."}])
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(caption_tar(tmp_path / "whole.tar", 3).read_bytes()[:6000])
+    pictures = [
+        ("0.jpg", b"<html>"),
+        ("0.txt", b"a"),
+        ("1.jpg", encoded(picture(), "JPEG")[:300]),
+        ("1.txt", b"a"),
+    ]
+    worst = write_tar(tmp_path / "worst.tar", pictures)
+    bad = stream(lines, some, cut, {"path": str(worst), "weight": 3}, workers=workers, max_refused_share=0.3)
+    with pytest.raises(TooManyRefusedError) as info:
+        places(bad, 1000)
+    named = [line.split(" in ")[1].split("/")[-1] for line in str(info.value).splitlines() if " in /" in line]
+    assert named[:3] == ["worst.tar", "some.jsonl", "cut.tar"]
+    assert set(bad.refusals) == {"image_not_a_picture", "image_truncated", "image_missing", "broken_tar"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_no_check_foresaw_is_refused_with_its_place_and_the_run_goes_on(lines, monkeypatch, workers):
+    encode = energon.encode
+
+    def stumbling(row, *rest):
+        if row.place.endswith(":7"):
+            raise ZeroDivisionError("who would have thought")
+        return encode(row, *rest)
+
+    monkeypatch.setattr(energon, "encode", stumbling)
+    running = stream({"path": str(lines), "max_epochs": 1}, workers=workers, max_refused_share=0.5)
+    assert len(places(running, 39)) == 39
+    assert dict(running.refusals) == {"reader_error": 1}
+    assert "ZeroDivisionError: who would have thought in rows.jsonl:7" in running.ledger.report()
 
 
 def test_a_half_without_one_good_row_stops_whatever_share_is_allowed(lines, shards):
