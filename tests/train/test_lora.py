@@ -1,14 +1,18 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from tests.train.adapters import LORA, LORA_ALONE, logits, save_base, trained_adapter
+from tests.train.test_run import quietly, two_stages, write_inputs
 from tests.train.tiny import tiny_owl, tiny_stage
 from transformers import AutoModelForImageTextToText
 
+from open_owl.adapter import adapter_base
 from open_owl.checkpoint import open_checkpoint
 from open_owl.train.lora import starting_point
 from open_owl.train.stages import apply_stage, parameter_groups, part_of
@@ -132,3 +136,22 @@ def test_an_adapter_of_another_shape_is_not_continued(learns, lora, told, base, 
 def test_only_an_adapter_can_be_continued(base):
     with pytest.raises(ValueError, match="is no adapter directory; leave on_adapter out"):
         starting_point(tiny_stage(learns=LORA, lora={"on_adapter": "continue"}), base)
+
+
+def test_in_a_run_a_stage_trains_the_adapter_of_the_one_before_on_and_another_stacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
+    write_inputs(tmp_path)
+    see, talk = two_stages(tmp_path, steps=3, schedule={"shape": "constant"}).stages
+    goes_on = talk.lora.model_copy(update={"on_adapter": "continue"})
+    more = talk.model_copy(update={"name": "more", "lora": goes_on, "steps": 1})
+    over = talk.model_copy(update={"name": "over", "steps": 1})
+    recipe = two_stages(tmp_path).model_copy(update={"stages": [see, talk, more, over]})
+    run = quietly(recipe).parent
+    bases = {stage: Path(adapter_base(run / stage) or "").name for stage in ("talk", "more", "over")}
+    assert bases == {"talk": "see", "more": "see", "over": "more"}
+    first, second = (load_file(run / stage / "adapter_model.safetensors") for stage in ("talk", "more"))
+    ups = [name for name in first if "lora_B" in name]
+    assert max(first[name].abs().max() for name in ups) > 0.022
+    for name, weight in second.items():
+        # One step at a rate of 1e-2 from where the stage before ended, not from nothing.
+        assert (weight - first[name]).abs().max() <= 0.011, name
