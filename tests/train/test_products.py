@@ -116,3 +116,10 @@ def test_torchs_own_product_is_back_after_an_error(monkeypatch):
     with pytest.raises(KeyError):
         fails()
     assert nn.functional.linear is products._TORCHS_LINEAR
+
+
+def test_few_numbers_of_rows_are_ever_asked_for_and_none_is_a_sixteenth_too_many():
+    filled = {rows: len(products._filled_up(torch.ones(rows, 1))) for rows in range(128, 4097)}
+    assert len(set(filled.values())) <= 16 * 5 + 1
+    assert all(rows <= more <= rows * 17 / 16 for rows, more in filled.items())
+    assert float(products._filled_up(torch.ones(100, 2)).sum()) == 200
