@@ -63,6 +63,11 @@ def test_what_could_be_read_without_end_is_refused_unread(tmp_path, monkeypatch,
         kind(tmp_path / "a.bin").open(*(["x.json:3"] if kind is Image else [2, "x.json:3"]))
 
 
+def test_a_frame_that_is_no_file_is_refused_unread(tmp_path):
+    with pytest.raises(Refused, match="is no file"):
+        Video([encoded(picture()), Path("/dev/zero")]).open(2, "x.json:3")
+
+
 def test_a_refusal_survives_the_way_back_from_a_worker_process():
     refused = Refused("image_count", "3 images but 2", "x.json:1", "drop one")
     again = pickle.loads(pickle.dumps(refused))

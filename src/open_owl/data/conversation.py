@@ -71,6 +71,8 @@ class Video:
 
 def _fetched(source: Any, kind: str, place: str) -> Any:
     """What can be opened here: the bytes of a remote file, anything else as it is."""
+    if isinstance(source, list):
+        return [_fetched(frame, "image", place) for frame in source]
     if isinstance(source, Path):
         _check_file(source, kind, place)
     if not isinstance(source, RemoteFile):

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 _ROWS_PER_SLICE = 100
 # Places of a source read from in turn.
 _SLICES_AT_ONCE = 16
+# Rows that each worker has ready while the model computes.
+_ROWS_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ def open_loader(
         dataset = ShuffleBufferDataset(dataset, size=shuffle_rows, worker_config=worker)
     in_worker = worker.num_workers > 0
     dataset = _mapped(dataset, lambda sample: _encoded(sample, encoding, in_worker), worker)
-    loader = get_savable_loader(dataset, gc_collect_every_n_steps=0, watchdog_timeout_seconds=None)
+    loader: Any = get_savable_loader(
+        dataset,
+        prefetch_factor=_ROWS_AHEAD,
+        gc_collect_every_n_steps=0,
+        watchdog_timeout_seconds=None,
+    )
     loader.pin_memory = False  # rows are joined into batches in this process; pinning is the batch's matter
     loader.worker_init_fn = partial(_begin_worker, loader.worker_init_fn)
     return loader
@@ -244,7 +251,7 @@ def save(loader: Any) -> SavableDataLoaderState | None:
         time.sleep(0.01)
 
 
-def _rows_given(place: SavableDatasetCheckpoint) -> int:
+def _rows_given(place: Any) -> int:
     return (place.state.sample_index if place.state else 0) + place.offset
 
 
@@ -267,8 +274,8 @@ def split_by_worker(
     if state is None:
         return [SavableDatasetCheckpoint(state=None, offset=pass_over) for _ in range(max(1, workers))]
     if workers:
-        return list(state.worker_states)
-    (place,) = state.worker_states
+        return [place for place in state.worker_states if isinstance(place, SavableDatasetCheckpoint)]
+    place: Any = state.worker_states[0]
     inner = SavableDatasetState(
         rng=None,  # pyright: ignore[reportArgumentType]
         dataset_state=place["datasets"][0],

@@ -33,7 +33,8 @@ def image_of(reference: Any, media: MediaSource, place: str) -> Image:
 def video_of(reference: Any, media: MediaSource, place: str) -> Video:
     """The video that a row names, as `image_of`; or the list of its frames."""
     if isinstance(reference, list):
-        return Video([image_of(frame, media, place).source for frame in reference])
+        frames: Any = [image_of(frame, media, place).source for frame in reference]
+        return Video(frames)
     return Video(_source(reference, media, place, kind="video"))
 
 

@@ -66,7 +66,7 @@ def parquet_files(path: str) -> list[ParquetFile]:
     else:
         root = Path(path).expanduser()
         pattern = root.relative_to(root.anchor).as_posix()
-        files = sorted(root.glob("*" + PARQUET) if root.is_dir() else Path(root.anchor).glob(pattern))
+        files = [*sorted(root.glob("*" + PARQUET) if root.is_dir() else Path(root.anchor).glob(pattern))]
     if not files:
         raise ValueError(f"{path} holds no {PARQUET} file")
     return files

@@ -17,11 +17,10 @@ from .cache import built_once, cache_folder
 from .columns import converted_row, media_columns
 from .conversation import Refused
 from .index import index_file
-from .media import folder_of
 from .parquet import ParquetFile, columns_of, identity, is_parquet, parquet_files, parquet_rows, size_of
 from .refusals import Refusals
 from .rows import ARRAY, LINES, TAR, data_files
-from .storage import DataFile, is_remote
+from .storage import DataFile, is_remote, local_or_remote
 
 _SHARD_BYTES = 512 << 20
 _SHARD_ROWS = 10_000
@@ -142,7 +141,8 @@ def _rows(
                 if isinstance(columns, Refused):
                     raise columns
                 place = f"{file.name}:{number}"
-                row = converted_row(columns, key, folder_of(file, media_folder), place)
+                folder = file.parent if media_folder is None else local_or_remote(media_folder)
+                row = converted_row(columns, key, folder, place)
                 refusals.good()
                 yield key, *row
             except Refused as refused:

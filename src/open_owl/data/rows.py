@@ -223,7 +223,8 @@ def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
     with tarfile.open(fileobj=stream, mode="r:") as tar:
         position = -1
         while (member := tar.next()) is not None:
-            tar.members.clear()  # or it keeps every header that it has ever read
+            # Or it keeps every header that it has ever read.
+            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
             if member.size < 0 or tar.offset <= position:
                 raise tarfile.ReadError(f"{member.name!r} is said to have {member.size} bytes")
             position = tar.offset
