@@ -36,105 +36,42 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 from transformers import (
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    set_seed,
 )
 
-from open_owl.checkpoint import open_checkpoint
-from open_owl.compose import compose
 from open_owl.data.encode import IGNORED, EncodedConversation
-from open_owl.data.mixture import MixtureSettings
 from open_owl.data.packing import pad
 from open_owl.data.refusals import Refusals
-from open_owl.data.stream import open_mixture
 from open_owl.train import trainer as trainer_module
-from open_owl.train.recipe import Stage
+from open_owl.train.products import fast_products
 from open_owl.train.run import blank_picture
-from open_owl.train.stages import apply_stage, bare, parameter_groups
+from open_owl.train.stages import bare, parameter_groups
 from open_owl.train.trainer import StageTrainer
+from throughput_model import (
+    RELEASED_LENGTH,
+    ROWS_PER_UPDATE,
+    UPDATES,
+    build,
+    load,
+    stage_2,
+)
 
-ROWS_PER_UPDATE = 16
-UPDATES = 4  # the first warms up and is not timed
-RELEASED_LENGTH = 2048
 SIZES = (1, 2, 4, 8, 16)
-TOKENS_PER_STEP = 4096
 PAD = 0
 OPENOWL = {
-    "openowl": "OpenOwl",
-    "openowl-padded": "  rows padded in groups of like length, not packed",
+    "openowl": "OpenOwl (d)",
+    "openowl-torch-products": "  matrix products as torch has them",
+    "openowl-padded": "  padded in groups of like length, not packed",
     "openowl-block-mask": "  packed, one block mask over all tokens",
     "openowl-full-logits": "  logits for every position",
-    "openowl-warm-cache": "  with the visual features of an earlier epoch",
+    "openowl-warm-cache": "  visual features kept from an earlier epoch",
+    "openowl-large-packs": "  packs of 4,096 tokens",
 }
-
-
-def build(folder: Path, data: Path) -> None:
-    """The checkpoint and the rows that every way trains on."""
-    set_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=4, num_attention_heads=8,
-        image_size=224, patch_size=14, projection_dim=512,
-    )  # fmt: skip
-    CLIPVisionModel(vision).save_pretrained(folder / "vision")
-    CLIPImageProcessorPil().save_pretrained(folder / "vision")
-    llm = LlamaConfig(
-        vocab_size=32000, hidden_size=512, intermediate_size=1376, num_hidden_layers=7,
-        num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=RELEASED_LENGTH,
-    )  # fmt: skip
-    LlamaForCausalLM(llm).save_pretrained(folder / "llm")
-    AutoTokenizer.from_pretrained(data / "tokenizers" / "llama2").save_pretrained(folder / "llm")
-    _, processor = compose(
-        folder / "vision", folder / "llm", folder / "owl", num_query_tokens=64, num_layers=2
-    )
-    sources = [
-        {"path": str(data / "instruct/alpaca.json"), "text_only": True},
-        {"path": str(data / "instruct/llava_format/owleval_mplug_owl_7b_answers.json"), "weight": 1},
-        {
-            "path": str(data / "flickr8k/train/train-00000.tar"),
-            "weight": 1,
-            "captions": {"prompts": ["Describe the photo."]},
-        },
-    ]
-    mixture = MixtureSettings.model_validate({"sources": sources, "half_text_half_multimodal": True})
-    rows = open_mixture(mixture, processor, RELEASED_LENGTH).take(ROWS_PER_UPDATE * UPDATES)
-    torch.save(rows, folder / "rows.pt")
-
-
-def load(folder: Path) -> tuple[Any, nn.Module, Stage, list[EncodedConversation]]:
-    """The processor, the learner of stage 2, the stage, the rows."""
-    model, processor = open_checkpoint(folder / "owl")
-    set_seed(0)
-    stage = stage_2()
-    return processor, apply_stage(model, stage), stage, torch.load(folder / "rows.pt", weights_only=False)
-
-
-def stage_2(**changes: Any) -> Stage:
-    settings = {
-        "name": "stage2",
-        "learns": {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"},
-        "lora": {"dropout": 0.0},
-        "data": MixtureSettings.model_construct(sources=[]),
-        "optimizer": {"learning_rate": 1e-4},
-        "schedule": {"shape": "constant"},
-        "steps": UPDATES,
-        "conversations_per_update": ROWS_PER_UPDATE,
-        "tokens_per_step": TOKENS_PER_STEP,
-        "max_tokens": RELEASED_LENGTH,
-        "dtype": "float32",
-        "log_every_steps": 1,
-        "save_every_steps": 1000,
-    }
-    return Stage.model_validate(settings | changes)
 
 
 class Clock(TrainerCallback):
@@ -200,7 +137,7 @@ class Eyes(nn.Module):
         return self.abstractor(self.norm(patches))
 
 
-def llava(folder: Path, rows_at_once: int) -> dict[str, Any]:
+def llava(folder: Path, way: str, rows_at_once: int) -> dict[str, Any]:
     """transformers' LLaVA holding the very modules of the learner, LoRA included."""
     _, learner, stage, rows = load(folder)
     owl = bare(learner)
@@ -235,7 +172,8 @@ def llava(folder: Path, rows_at_once: int) -> dict[str, Any]:
         model, arguments, train_dataset=rows, data_collator=lambda batch: pad(batch, PAD).inputs,
         optimizers=(optimizer, None), callbacks=[clock],
     )  # fmt: skip
-    trainer.train()
+    with fast_products() if way == "llava-our-products" else nullcontext():
+        trainer.train()
     return told_of_updates(rows, clock, learner)
 
 
@@ -270,6 +208,10 @@ def openowl(folder: Path, way: str, rows_at_once: int | None) -> dict[str, Any]:
         changes["cache_visual_features"] = True
     if way == "openowl-block-mask":
         trainer_module.packed_attention = lambda language_model: nullcontext()
+    if way == "openowl-torch-products":
+        trainer_module.fast_products = nullcontext
+    if way == "openowl-large-packs":
+        changes["tokens_per_step"] = 4096
     stage, clock = stage_2(**changes), Clock()
     layout = "padded" if way == "openowl-padded" else "packed"
     picture = blank_picture(processor)
@@ -305,6 +247,12 @@ def told(
     }
 
 
+def one_way(folder: Path, way: str, rows: int) -> dict[str, Any]:
+    if way == "released":
+        return released(folder, rows)
+    return llava(folder, way, rows) if way.startswith("llava") else openowl(folder, way, rows)
+
+
 def run_way(folder: Path, way: str, rows: int | None, console: Console) -> dict[str, Any]:
     """One way in a process of its own."""
     command = [sys.executable, __file__, "--folder", str(folder), "--way", way]
@@ -324,9 +272,11 @@ def compare(folder: Path, released_rows: int, console: Console) -> list[tuple[st
     for way, name in (("llava", "transformers' LLaVA (b)"), ("unpacked", "OpenOwl, unpacked (c)")):
         tried = {size: run_way(folder, way, size, console) for size in SIZES}
         best = max(tried, key=lambda size: tried[size]["tokens_per_second"])
-        ways.append((f"{name}, {best} rows at once", tried[best]))
+        ways.append((f"{name}, {best} at once", tried[best]))
+        if way == "llava":
+            ways.append(("  with OpenOwl's products", run_way(folder, "llava-our-products", best, console)))
     for way, name in OPENOWL.items():
-        ways.append((f"{name} (d)" if way == "openowl" else name, run_way(folder, way, None, console)))
+        ways.append((name, run_way(folder, way, None, console)))
     return ways
 
 
@@ -375,10 +325,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        run = {"released": released, "llava": llava}.get(options.way)
-        result = (
-            run(options.folder, options.rows) if run else openowl(options.folder, options.way, options.rows)
-        )
+        result = one_way(options.folder, options.way, options.rows)
         print(json.dumps(result))
         return
     if options.data is None:
