@@ -117,7 +117,9 @@ class HeldOut(TrainerCallback):
             model: what `apply_stage` returned, perhaps shared out (FSDP2), not wrapped for DDP.
             has_looked: an earlier evaluation found that pictures help.
         """
-        with without_training(model), torch.no_grad(), autocast():
+        # Compiled layers would be compiled again for shapes that training never has.
+        eager = torch.compiler.set_stance("force_eager")
+        with without_training(model), torch.no_grad(), autocast(), eager:
             right = self._losses(model, device, self.right)
             shuffled = self._losses(model, device, self.shuffled)
             answers = self._answers(model, device)

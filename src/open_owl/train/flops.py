@@ -81,7 +81,8 @@ class FlopCount:
 
     def of(self, batches: Iterable[Batch]) -> dict[str, Flops]:
         """FLOPs of these micro-batches by part: vision_model, abstractor, language_model, lm_head."""
-        parts = dict.fromkeys(("vision_model", "abstractor", "language_model", "lm_head"), Flops())
+        names = ("vision_model", "abstractor", "language_model", "lm_head")
+        parts: dict[str, Flops] = {name: Flops() for name in names}
         for batch in batches:
             if not batch.supervised_tokens:  # computed for company only
                 continue
