@@ -161,9 +161,9 @@ def _hub_files(path: str) -> Iterator[HubFile]:
     else:
         names = sorted(filesystem.glob(f"{root}/**/*{PARQUET}"))
         if not names and path.startswith(HUB) and "@" not in path:
-            dataset, _, below = path.removeprefix(f"{HUB}datasets/").partition("/")
-            owner_and_name = "/".join([dataset, *below.split("/")[:1]])
-            names = sorted(filesystem.glob(f"datasets/{owner_and_name}@{_CONVERTED_REVISION}/**/*{PARQUET}"))
+            owner, name, *below = path.removeprefix(f"{HUB}datasets/").rstrip("/").split("/")
+            converted = "/".join(["datasets", owner, f"{name}@{_CONVERTED_REVISION}", *below])
+            names = sorted(filesystem.glob(f"{converted}/**/*{PARQUET}"))
         names = _one_configuration(_train_split(names), path)
     if not names:
         raise ValueError(f"{path} holds no {PARQUET} file; is the name right, and can you read it?")

@@ -52,9 +52,16 @@ class Stream:
         """Rows in all sources together, those included that will be refused."""
         return sum(len(one.rows) for one in self._opened)
 
-    @property
-    def most_rows(self) -> int | None:
-        """How many rows all processes together can take at most, by `max_epochs`; null for no end."""
+    def require(self, rows: int) -> None:
+        """Raises ValueError where all processes together cannot take so many rows, by `max_epochs`."""
+        most = self._most_rows()
+        if most is not None and rows > most:
+            raise ValueError(
+                f"{rows:,} rows are to be read, and by max_epochs the sources give {most:,}: "
+                "train for fewer steps, raise max_epochs, or leave it out of one source"
+            )
+
+    def _most_rows(self) -> int | None:
         sides = [[one for one in self._opened if side(one)] for side in _sides(self.settings)]
         totals = [
             sum(len(one.rows) * (one.source.max_epochs or 0) for one in side)

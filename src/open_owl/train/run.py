@@ -109,6 +109,7 @@ def _through_stage(
     model, processor = open_checkpoint(base)
     stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
     counted = stage.with_steps(stream.rows)
+    stream.require((counted.steps or 0) * counted.conversations_per_update)
     set_seed(recipe.seed)
     learner = apply_stage(model, counted, adapter)
     run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
