@@ -36,6 +36,7 @@ CHANGES = {
     "padded": {"conversations_per_step": 1},
     "bfloat16": {"dtype": "bfloat16"},
     "cached": {"cache_visual_features": True},
+    "compiled": {"compile": ["language_model"]},
 }
 
 
@@ -156,7 +157,7 @@ def main(folder: Path, scenarios: list[str]) -> None:
     parallel.join("ddp")
     for scenario in scenarios:
         found = measured(scenario, parallel.on_first(lambda name=scenario: folder / name))
-        if scenario in ("ddp-1", "fsdp2-1", "fsdp2-2", "deepspeed_zero2-2"):
+        if scenario in ("ddp-1", "fsdp2-2", "deepspeed_zero2-2"):
             found["resumed"] = resumed(scenario, folder / f"{scenario}-resumed")
         if parallel.is_first():
             torch.save(copy.copy(found), folder / f"{scenario}.pt")

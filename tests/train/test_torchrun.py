@@ -14,7 +14,7 @@ from tests.train.test_run import quietly, two_stages, write_inputs
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.train.loading import recipe_text
-from open_owl.train.progress import read_log
+from open_owl.train.progress import read_log, read_records
 from open_owl.train.recipe import Recipe
 
 RESULTS = ("see/model.safetensors", "talk/adapter_model.safetensors")
@@ -77,14 +77,32 @@ def losses(run: Path, stage: str) -> list[float]:
     return [record["loss"] for record in read_log(run / stage / "log.jsonl")]
 
 
+def evaluations(run: Path, stage: str) -> list[tuple[float, dict]]:
+    records, _ = read_records(run / stage / "log.jsonl")
+    found = [record["evaluation"] for record in records if "evaluation" in record]
+    return [(evaluation["loss"], evaluation["sample"]) for evaluation in found]
+
+
 def test_two_processes_leave_what_one_with_two_workers_leaves(folder, monkeypatch):
     monkeypatch.setenv("OPEN_OWL_CACHE", str(folder / "cache"))
-    printed = run_of(folder, 2, recipe_of(folder, "two", workers=1, parallel="fsdp2"))
+    looking = {
+        "every_steps": 4,
+        "sources": [str(folder / "pictures.jsonl"), str(folder / "words.jsonl")],
+        "rows": 4,
+        "samples": [{"image": str(folder / "0.png"), "question": "what is it ?"}],
+        "max_new_tokens": 3,
+    }
+    printed = run_of(folder, 2, recipe_of(folder, "two", workers=1, parallel="fsdp2", evaluation=looking))
     assert printed.count("stage see: 4 steps") == 1, "only the first process prints tables"
-    quietly(recipe_of(folder, "one", workers=2, parallel="auto"))
+    quietly(recipe_of(folder, "one", workers=2, parallel="auto", evaluation=looking))
     for stage in ("see", "talk"):
         two, one = folder / "two" / stage, folder / "one" / stage
         assert losses(two.parent, stage) == pytest.approx(losses(one.parent, stage), abs=1e-5)
+        seen, expected = evaluations(two.parent, stage), evaluations(one.parent, stage)
+        assert len(seen) == len(expected) == 2  # at the start and at the end
+        for (loss, answers), (its_loss, its_answers) in zip(seen, expected, strict=True):
+            assert loss == pytest.approx(its_loss, abs=1e-5)
+            assert answers == its_answers
         assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
         assert len(list((two / "tensorboard").iterdir())) == 1
         open_checkpoint(two)
