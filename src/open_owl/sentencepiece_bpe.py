@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
@@ -89,7 +90,7 @@ def sentencepiece_from_tokenizer(tokenizer: PreTrainedTokenizerFast, unused: Col
     for number, merge in enumerate(made):
         rank.setdefault(merge.replace(" ", ""), number)
     added = {entry["id"]: bool(entry["special"]) for entry in state["added_tokens"]}
-    file = sentencepiece_model_pb2.ModelProto()
+    file = cast(Any, sentencepiece_model_pb2).ModelProto()
     kind = file.SentencePiece
     for i, name in sorted(names.items()):
         # What no merge makes (single characters) scores below all that one makes.

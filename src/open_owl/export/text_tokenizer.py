@@ -64,8 +64,9 @@ def text_tokenizer(processor: MplugOwlProcessor, rows: int, fill: bool = True) -
             f"the tokenizer has {beyond[0][1]!r} as {beyond[0][0]}, but the LLM has {rows} embeddings"
         )
     if fill:
-        fillers = [f"[PAD{i}]" for i in range(len(text), rows)]
-        text.add_tokens([AddedToken(name, normalized=False, special=True) for name in fillers])
+        names = (f"[PAD{i}]" for i in range(len(text), rows))
+        fillers: list[str | AddedToken] = [AddedToken(name, normalized=False, special=True) for name in names]
+        text.add_tokens(fillers)
     text.chat_template = text_template(processor.chat_template)
     return text
 

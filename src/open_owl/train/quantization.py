@@ -4,6 +4,7 @@ The quantised weights are of the run alone. They are made from the checkpoint th
 when the run resumes, and never saved: what is learned lies on the checkpoint as it was.
 """
 
+import importlib
 import os
 from typing import Any
 
@@ -69,13 +70,12 @@ def weight_count(parameter: torch.Tensor) -> int:
 
 
 def _quantized(layer: nn.Linear, compute_dtype: torch.dtype, device: torch.device) -> nn.Module:
-    from bitsandbytes.nn import Linear4bit, Params4bit
-
+    four_bit: Any = importlib.import_module("bitsandbytes.nn")  # an extra, and untyped
     with torch.device("meta"):
-        quantized: Any = Linear4bit(
+        quantized = four_bit.Linear4bit(
             layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=compute_dtype
         )
-    weight = Params4bit(
+    weight = four_bit.Params4bit(
         layer.weight.data,
         requires_grad=False,
         blocksize=BLOCK,
