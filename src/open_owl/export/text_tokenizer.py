@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from open_owl.chat_templates import FLATTEN_PARTS, HUMAN_AI, HUMAN_AI_TEXT
 from open_owl.model import MplugOwlProcessor
