@@ -218,7 +218,7 @@ def _dress(axes: "Axes", panel: Panel, drawn: bool, first: bool, last: bool) -> 
     from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
     plain = StrMethodFormatter("{x:,.0f}" if "tokens" in panel.label else "{x:g}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0) if panel.percent else plain)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.percent else plain)
     if panel.log_scale and drawn:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(plain)
