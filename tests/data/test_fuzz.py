@@ -5,6 +5,7 @@ Two rounds of every kind, one with a fixed seed and one with a fresh seed, which
 
 import io
 import json
+import os
 import random
 import secrets
 import signal
@@ -27,6 +28,8 @@ from open_owl.data.mixture import SourceSettings
 PROCESSOR = byte_processor()
 SEEDS = (0, secrets.randbelow(1 << 32))
 ROWS = 6
+# 67 files and rows each; 10 of them, twice, are what `make test` has time for.
+TIMES = int(os.environ.get("FUZZ_TIMES", "10"))
 SECONDS_A_CASE = 10
 MOST_GROWTH = 256 << 20
 
@@ -121,7 +124,7 @@ def captions(chance: random.Random) -> list[str]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_lines_after_an_accident(tmp_path, seed):
     encoded_picture = encoded(noise(size=8))
-    for number in range(250):
+    for number in range(TIMES * 12):
         with a_case(seed, number) as chance:
             (tmp_path / "a.png").write_bytes(encoded_picture)
             words = captions(chance)
@@ -141,7 +144,7 @@ def test_lines_after_an_accident(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_array_after_an_accident(tmp_path, seed):
-    for number in range(60):
+    for number in range(TIMES * 3):
         with a_case(seed, number) as chance:
             words = captions(chance)
             rows = [{"instruction": "say", "output": caption} for caption in words]
@@ -157,7 +160,7 @@ def test_an_array_after_an_accident(tmp_path, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_tar_after_an_accident(tmp_path, seed):
-    for number in range(200):
+    for number in range(TIMES * 10):
         with a_case(seed, number) as chance:
             words = captions(chance)
             members = []
@@ -195,7 +198,7 @@ PICTURES = [
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_pictures_after_an_accident(tmp_path, seed):
-    for number in range(300):
+    for number in range(TIMES * 15):
         with a_case(seed, number) as chance:
             picture = mutated(chance.choice(PICTURES), chance)
             row = {"image": "0.jpg", "caption": "a cup"}
@@ -291,7 +294,7 @@ def with_a_strange_part(row: object, chance: random.Random) -> object:
 def test_rows_with_a_strange_part(tmp_path, seed):
     (tmp_path / "a.png").write_bytes(encoded(noise(size=8)))
     with a_case(seed, 0) as chance:
-        rows = [with_a_strange_part(chance.choice(ROWS_OF_FORMATS), chance) for _ in range(500)]
+        rows = [with_a_strange_part(chance.choice(ROWS_OF_FORMATS), chance) for _ in range(TIMES * 25)]
         found = read(write_lines(tmp_path / "rows.jsonl", rows))
         assert len(found) == len(rows)
         for place, caption in found.items():
@@ -304,7 +307,7 @@ def test_parquet_after_an_accident(tmp_path, seed):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    for number in range(40):
+    for number in range(TIMES * 2):
         with a_case(seed, number) as chance:
             words = captions(chance)
             pictures = [{"bytes": encoded(noise(row, 8)), "path": None} for row in range(ROWS)]
