@@ -67,16 +67,15 @@ class CheckpointTrainer(Trainer):
         if not is_sharded(self.learner):
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            assert self.lr_scheduler is not None
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not is_sharded(self.learner):
             super()._load_optimizer_and_scheduler(checkpoint)
         else:
-            assert self.lr_scheduler is not None
             load_optimizer_shards(self.learner, self._plain_optimizer(), checkpoint)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
+            schedule = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
+            cast(Any, self.lr_scheduler).load_state_dict(schedule)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

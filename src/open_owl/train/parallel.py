@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -74,7 +74,7 @@ def join(parallel: Parallel) -> Parallel:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-        _waiting_room = distributed.new_group(backend="gloo", timeout=WAITING_TIMEOUT)
+        _waiting_room = cast(Any, distributed.new_group(backend="gloo", timeout=WAITING_TIMEOUT))
     return "ddp" if parallel == "auto" else parallel
 
 
@@ -179,4 +179,4 @@ def _done_by(mine: bool, action: Callable[[], T]) -> list[T]:
     for kind, value in given:
         if kind == "failed":
             raise LostProcessError(f"stopped, because another process failed: {value}")
-    return [value for _, value in given]
+    return cast(list[T], [value for _, value in given])

@@ -14,12 +14,14 @@ from typing import Any, cast
 import torch
 from peft.utils.other import ModulesToSaveWrapper
 from torch import distributed, nn
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
@@ -52,7 +54,7 @@ def shard(model: nn.Module, stage: Stage) -> None:
     # PEFT keeps, of a part that it saves whole, the untouched original. It never runs and stays where it is.
     left_out = {p for name, p in model.named_parameters() if is_spare_copy(name)}
     if stage.cache_visual_features:
-        left_out |= set(part_module(model, "vision_model").to(device).parameters())
+        left_out |= set(cast(nn.Module, part_module(model, "vision_model")).to(device).parameters())
     fully_shard(model, reshard_after_forward=False, ignored_params=left_out, **settings)
     cast(Any, model)._is_accelerate_prepared = True  # Accelerate would refuse it, or wrap it in DDP
 
@@ -109,7 +111,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
     """Writes what learned and the optimizer's state into `checkpoint`, each process its share."""
     state = {"learned": _learned(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.save(state, checkpoint_id=checkpoint / SHARDS)
+    save(state, checkpoint_id=checkpoint / SHARDS)
 
 
 def has_shards(checkpoint: str | Path) -> bool:
@@ -124,17 +126,17 @@ def load_learned_shards(model: nn.Module, checkpoint: str | Path) -> None:
     """
     learned = _learned(model)
     folder = Path(checkpoint, SHARDS)
-    names = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    names = FileSystemReader(folder).read_metadata().state_dict_metadata
     saved = {name.removeprefix("learned.") for name in names if name.startswith("learned.")}
     if saved != learned.keys():
         raise ValueError(f"{checkpoint} holds other weights than this stage learns")
-    dcp.load({"learned": learned}, checkpoint_id=folder, no_dist=not is_sharded(model))
+    load({"learned": learned}, checkpoint_id=folder, no_dist=not is_sharded(model))
 
 
 def load_optimizer_shards(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: str | Path) -> None:
     """Puts the optimizer's state back, shared out over as many processes as there are now."""
     state = {"optimizer": get_optimizer_state_dict(model, optimizer)}
-    dcp.load(state, checkpoint_id=Path(checkpoint, SHARDS))
+    load(state, checkpoint_id=Path(checkpoint, SHARDS))
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=StateDictOptions(strict=True))
 
 
