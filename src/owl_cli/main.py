@@ -4,6 +4,7 @@ Nothing imported here may load torch, so that `owl --help` answers at once; ever
 needs when it runs.
 """
 
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -51,6 +52,8 @@ def owl(
 
 def main() -> None:
     """Runs the command line. An error that the user can put right ends in one line and exit status 1."""
+    # PEFT imports it wherever it is installed, and on a CPU it then warns of a kernel that nothing here asks for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except Exception as error:
