@@ -52,7 +52,7 @@ def owl(
 
 def main() -> None:
     """Runs the command line. An error that the user can put right ends in one line and exit status 1."""
-    # PEFT imports it wherever it is installed, and on a CPU it then warns of a kernel that nothing here asks for.
+    # PEFT imports it where it is installed, and on a CPU it then warns of a kernel that nothing asks for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
