@@ -20,7 +20,7 @@ T = TypeVar("T")
 # A process that does not come to a collective within this time is taken for dead.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 # What one process does while the others wait: building an index, composing, writing the result.
-WAITING_TIMEOUT = timedelta(hours=24)
+WAITING_TIMEOUT = timedelta(hours=6)
 # How gloo and NCCL say that a process has gone or hangs.
 SIGNS_OF_A_LOST_PROCESS = (
     "Connection closed by peer",
@@ -125,17 +125,17 @@ def anyone(flag: bool) -> bool:
     return any(gathered(flag))
 
 
-def gathered(value: T) -> list[T]:
+def gathered(value: T, group: distributed.ProcessGroup | None = None) -> list[T]:
     """The `value` of every process, by rank, to every process; every process must give one."""
     values: list[Any] = [value] * count()
     if len(values) > 1:
-        distributed.all_gather_object(values, value, group=_waiting_room)
+        distributed.all_gather_object(values, value, group=group)
     return values
 
 
 def wait_for_everyone() -> None:
     if count() > 1:
-        distributed.barrier(_waiting_room)
+        distributed.barrier()
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _done_by(mine: bool, action: Callable[[], T]) -> list[T]:
             report = ("done", action())
         except Exception as error:  # told to the others, who would wait for ever, then raised
             own_error, report = error, ("failed", f"process {rank()}: {error}")
-    reports = gathered(report)
+    reports = gathered(report, _waiting_room)
     if own_error is not None:
         raise own_error
     given = [report for report in reports if report is not None]
