@@ -140,16 +140,17 @@ def test_both_halves_and_the_refusals_are_dealt_out(sources, tmp_path):
     text = {**sources[0], "text_only": True}
     settings = {"half_text_half_multimodal": True, "max_refused_share": 1}
     mixed = [text, sources[1], {"path": str(refused), "max_epochs": 1, "weight": 1}]
-    opened = streams(mixed, 2, 2, **settings)
-    before = [place for stream in opened for place in places(stream, 8)]
+    opened = streams(mixed, 2, 0, **settings)
+    before = [place for stream in opened for place in places(stream, 16)]
     states = [pickle.loads(pickle.dumps(stream.state())) for stream in opened]
-    resumed = streams(mixed, 4, 1, **settings)
+    resumed = streams(mixed, 1, 2, **settings)
     after = []
     for stream in resumed:
-        stream.restore(redistributed(states, stream.rank, 4, 1))
+        stream.restore(redistributed(states, stream.rank, 1, 2))
     total = sum(stream.ledger.total for stream in opened)
     assert total > 0
-    assert [stream.ledger.total for stream in resumed] == [total, 0, 0, 0]
+    assert resumed[0].ledger.total == total
+    assert redistributed(states, 1, 2, 1)["ledger"].total == 0
     assert resumed[0].ledger.rows == sum(stream.ledger.rows for stream in opened)
     for stream in resumed:
         after += rest(stream)

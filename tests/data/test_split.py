@@ -51,7 +51,7 @@ def test_processes_without_workers_read_as_processes_with_one(sources):
 
 
 def test_seed_and_epoch_shuffle_anew(sources):
-    first, same, other = (places(streams(sources, 1, 2, seed)[0], 60) for seed in (0, 0, 1))
+    first, same, other = (places(streams(sources, seed=seed)[0], 60) for seed in (0, 0, 1))
     assert first == same != other
     twice = [{**source, "max_epochs": 2} for source in sources]
     (stream,) = streams(twice[:1], workers=2, shuffle_rows=1)
