@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -206,3 +207,15 @@ def test_a_log_forgets_the_steps_that_a_resumed_run_takes_again(tmp_path):
     log.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)))
     forget_after(log, 2)
     assert [record["step"] for record in read_log(log)] == [1, 2]
+
+
+def test_a_stage_whose_data_is_spent_early_ends_there_and_the_next_begins(tmp_path, folder):
+    write_inputs(tmp_path)
+    told = two_stages(tmp_path, steps=None, epochs=1, conversations_per_step=5, conversations_per_update=5)
+    tree = told.model_dump()
+    tree["stages"][0]["data"]["sources"][0]["max_epochs"] = 1  # 12 rows: two updates of five, and two rows
+    recorded = io.StringIO()
+    train(Recipe.model_validate(tree), console=Console(file=recorded, width=200))
+    assert "see ends at step 2 of 3" in recorded.getvalue()
+    assert (tmp_path / "out" / "talk" / "finished.json").exists()
+    assert [record["step"] for record in read_log(tmp_path / "out" / "see" / "log.jsonl")] == [1, 2]

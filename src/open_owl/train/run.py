@@ -18,7 +18,7 @@ from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
 from open_owl.compose import compose
 from open_owl.data.packing import Layout
-from open_owl.data.stream import Stream, open_mixture
+from open_owl.data.stream import DataSpentError, Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
@@ -109,10 +109,12 @@ def _through_stage(
     model, processor = open_checkpoint(base)
     stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
     counted = stage.with_steps(stream.rows)
-    stream.require((counted.steps or 0) * counted.conversations_per_update)
+    if stage.steps is not None:
+        stream.require(stage.steps * stage.conversations_per_update)
     set_seed(recipe.seed)
     learner = apply_stage(model, counted, adapter)
-    run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
+    with closing(stream):
+        run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
     on_first(lambda: save_stage(_result(learner, counted, base, adapter, folder), processor, folder, base))
     return str(folder)
 
@@ -191,7 +193,13 @@ def run_stage(
     if trainer.watch.about_mfu:
         console.print(f"{stage.name}: {trainer.watch.about_mfu}", highlight=False)
     with stop.listening(), closing(journal):
-        trainer.go_on(on_first(lambda: last_checkpoint(folder)))
+        try:
+            trainer.go_on(on_first(lambda: last_checkpoint(folder)))
+        except DataSpentError as spent:
+            if count() > 1:  # the others wait for this process's share of the update
+                raise
+            reached = f"{stage.name} ends at step {trainer.state.global_step} of {stage.steps}"
+            console.print(f"{reached}: {spent}", highlight=False)
     if stop.stopped:
         raise TrainingStopped(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
