@@ -37,3 +37,19 @@ def test_bad_rows_without_end_stop_the_run_whatever_share_is_allowed():
     refusals(rows=2000, bad=1999).judge(1)
     with pytest.raises(TooManyRefusedError, match="the last 1000 running"):
         refusals(rows=1000, bad=1000).judge(1)
+
+
+def test_what_a_conversion_refused_is_told_and_neither_judged_nor_thins_out_what_is():
+    ledger, conversion = Refusals(), Refusals()
+    for number in range(1000):
+        conversion.good()
+        conversion.refuse("bad_json", f"row {number}", "rows.parquet")
+    ledger.include_before(conversion)
+    for _ in range(99):
+        ledger.good()
+    ledger.judge(0.05)
+    for number in range(6):
+        ledger.refuse("too_long", f"row {number}", "rows.jsonl")
+    with pytest.raises(TooManyRefusedError, match="6 of 105 rows were refused"):
+        ledger.judge(0.05)
+    assert ledger.by_reason["bad_json"] == 1000

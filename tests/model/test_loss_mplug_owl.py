@@ -64,3 +64,12 @@ def test_without_a_gradient_wanted_none_is_computed():
     total, each = losses_through(torch.nn.Identity(), torch.randn(3, 5), torch.tensor([0, 1, 2]))
     assert not total.requires_grad
     torch.testing.assert_close(each.sum(), total)
+
+
+def test_in_bfloat16_the_divisor_is_not_rounded_before_it_divides():
+    hidden_states = torch.randn(4, 8, dtype=torch.bfloat16, requires_grad=True)
+    head = torch.nn.Linear(8, 5, dtype=torch.bfloat16).requires_grad_(False)
+    total, _ = losses_through(head, hidden_states, torch.tensor([0, 1, 2, 3]))
+    (whole,) = torch.autograd.grad(total, hidden_states, retain_graph=True)
+    (third,) = torch.autograd.grad(total / 3001, hidden_states)
+    assert torch.equal(third, (whole.float() / 3001).to(torch.bfloat16))

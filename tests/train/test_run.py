@@ -15,7 +15,12 @@ from open_owl.train.loading import load_recipe
 from open_owl.train.progress import forget_after, read_log
 from open_owl.train.recipe import Recipe
 from open_owl.train.run import TrainingStopped, train
-from open_owl.train.run_folder import ChangedRecipeError, last_checkpoint
+from open_owl.train.run_folder import (
+    ChangedRecipeError,
+    forget_half_written,
+    forget_old_checkpoints,
+    last_checkpoint,
+)
 
 ANSWERS = ("red", "blue")
 
@@ -219,3 +224,17 @@ def test_a_stage_whose_data_is_spent_early_ends_there_and_the_next_begins(tmp_pa
     assert "see ends at step 2 of 3" in recorded.getvalue()
     assert (tmp_path / "out" / "talk" / "finished.json").exists()
     assert [record["step"] for record in read_log(tmp_path / "out" / "see" / "log.jsonl")] == [1, 2]
+
+
+def test_what_a_killed_save_left_is_cleared_before_the_run_goes_on_and_never_counts_as_kept(tmp_path):
+    """Half written with a number above those that come next, it would push whole ones out."""
+    checkpoints = tmp_path / "checkpoints"
+    for step, whole in ((500, True), (700, True), (980, False), (1000, False)):
+        (checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        (checkpoints / f"checkpoint-{step}" / "stream_0.pt").touch()
+        if whole:
+            (checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text('{"step": 1}')
+    forget_old_checkpoints(checkpoints, keep_last=1)
+    assert last_checkpoint(tmp_path) == checkpoints / "checkpoint-700"
+    forget_half_written(tmp_path)
+    assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-700"]

@@ -157,3 +157,15 @@ def test_pictures_are_given_once(tmp_path):
     owl = tiny_owl()[0]
     with pytest.raises(ValueError, match="not as both"):
         owl(input_ids=torch.tensor([[PAD]]), pixel_values=pictures(1), image_patches=torch.zeros(1, 5, 16))
+
+
+def test_a_disk_that_takes_nothing_costs_the_cache_and_not_the_run(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("open_owl.train.visual_cache.save_file", full)
+    owl = tiny_owl()[0].eval()
+    with torch.no_grad():
+        expected = owl.model.read_patches(pictures())
+    torch.testing.assert_close(cache(tmp_path, owl).patches(pictures()), expected, atol=1e-6, rtol=1e-5)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -131,8 +131,10 @@ def parquet_rows(file: ParquetFile) -> Iterator[tuple[int, float, dict[str, Any]
                             yield number, number / total, row
                 except (pyarrow.ArrowException, OSError, ValueError) as error:
                     what = f"{end - number} rows cannot be read"
-                    yield number + 1, end / total, _broken(what, error, f"{file.name}:{number + 1}")
-                    number = end
+                    broken = _broken(what, error, f"{file.name}:{number + 1}")
+                    missing = range(number + 1, end + 1)
+                    for number in missing:  # each is a row that is refused
+                        yield number, number / total, broken
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         yield number + 1, 1.0, _broken("the Parquet file cannot be read", error, file.name)
 

@@ -1,7 +1,7 @@
 """Counting what was refused, and stopping when it is too much."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # Below this many rows a share says little: the first row of a small file may well be its only bad one.
 ROWS_BEFORE_JUDGING = 100
@@ -20,6 +20,7 @@ class Refusals:
 
     rows: int = 0
     in_a_row: int = 0
+    before: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     by_source: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -27,6 +28,10 @@ class Refusals:
     @property
     def total(self) -> int:
         return self.by_reason.total()
+
+    @property
+    def refused_while_reading(self) -> int:
+        return self.total - self.before
 
     def good(self) -> None:
         """Count a row that is used."""
@@ -47,9 +52,15 @@ class Refusals:
         if len(kept) < EXAMPLES_KEPT and message not in kept:
             kept.append(message)
 
+    def include_before(self, other: "Refusals") -> None:
+        """Tell what was refused before these rows were read, in a conversion; it is not judged with them."""
+        self.before += other.total
+        self.include(replace(other, rows=0, in_a_row=0, before=0))
+
     def include(self, other: "Refusals") -> None:
         """Count what another ledger has counted too."""
         self.rows += other.rows
+        self.before += other.before
         self.in_a_row = max(self.in_a_row, other.in_a_row)
         self.by_reason += other.by_reason
         self.by_source += other.by_source
@@ -59,11 +70,11 @@ class Refusals:
 
     def judge(self, max_share: float) -> None:
         """TooManyRefusedError when more than `max_share` of the rows was refused, or too many running."""
-        too_many = self.rows >= ROWS_BEFORE_JUDGING and self.total > max_share * self.rows
+        too_many = self.rows >= ROWS_BEFORE_JUDGING and self.refused_while_reading > max_share * self.rows
         if too_many or self.in_a_row >= MOST_IN_A_ROW:
             running = f", the last {self.in_a_row} running" if self.in_a_row >= MOST_IN_A_ROW else ""
             raise TooManyRefusedError(
-                f"{self.total} of {self.rows} rows were refused{running}; "
+                f"{self.refused_while_reading} of {self.rows} rows were refused{running}; "
                 f"max_refused_share is {max_share:g}.\n"
                 f"{self.report()}\nMend or drop these rows (`owl data check FILE` lists them), "
                 "or raise max_refused_share."

@@ -213,7 +213,7 @@ def open_mixture(
         for side in _sides(settings)
     ]
     stream = Stream(settings, loaders, opened, seed)
-    stream.ledger = ledger
+    stream.ledger = ledger if rank == 0 else Refusals()  # what broke before is counted once
     return stream
 
 
@@ -235,6 +235,6 @@ def _opened(
         raise ValueError(f"{source.path} holds no row" + (f": {why}" if why else ""))
     for reason, message in broken:
         ledger.add(reason, message, source.path)
-    ledger.include(what_was_refused(source.path, source.media_folder))
+    ledger.include_before(what_was_refused(source.path, source.media_folder))
     needs_media = settings.half_text_half_multimodal and not source.text_only
     return OpenedSource(source, rows, needs_media)

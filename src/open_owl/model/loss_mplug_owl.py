@@ -50,7 +50,7 @@ class _LossesThroughHead(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (saved,) = ctx.saved_tensors
-        return saved * gradients[0].to(saved.dtype), None, None
+        return (saved.float() * gradients[0]).to(saved.dtype), None, None
 
 
 def mean_over(total: torch.Tensor, count: int, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:

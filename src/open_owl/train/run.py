@@ -18,7 +18,7 @@ from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
 from open_owl.compose import compose
 from open_owl.data.packing import Layout
-from open_owl.data.stream import DataSpentError, Stream, open_mixture
+from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
@@ -44,7 +44,7 @@ from open_owl.train.progress import (
 )
 from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
-from open_owl.train.run_folder import claim, is_finished, last_checkpoint, mark_finished
+from open_owl.train.run_folder import claim, forget_half_written, is_finished, last_checkpoint, mark_finished
 from open_owl.train.sharding import is_sharded, load_learned_shards, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
 from open_owl.train.trainer import StageTrainer
@@ -193,13 +193,10 @@ def run_stage(
     if trainer.watch.about_mfu:
         console.print(f"{stage.name}: {trainer.watch.about_mfu}", highlight=False)
     with stop.listening(), closing(journal):
-        try:
-            trainer.go_on(on_first(lambda: last_checkpoint(folder)))
-        except DataSpentError as spent:
-            if count() > 1:  # the others wait for this process's share of the update
-                raise
-            reached = f"{stage.name} ends at step {trainer.state.global_step} of {stage.steps}"
-            console.print(f"{reached}: {spent}", highlight=False)
+        trainer.go_on(on_first(lambda: _where_to_go_on(folder)))
+    if trainer.data_spent and not stop.stopped:
+        reached = f"{stage.name} ends at step {trainer.state.global_step} of {stage.steps}"
+        console.print(f"{reached}: {trainer.data_spent}", highlight=False)
     if stop.stopped:
         raise TrainingStopped(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
@@ -207,9 +204,15 @@ def run_stage(
         )
     if stream.ledger.total:
         console.print(
-            f"{stage.name}: {stream.ledger.total:,} of {stream.ledger.rows:,} rows read were refused"
+            f"{stage.name}: {stream.ledger.refused_while_reading:,} of {stream.ledger.rows:,} rows read were "
+            f"refused, and {stream.ledger.before:,} when they were converted"
         )
         console.print(stream.ledger.report(), highlight=False)
+
+
+def _where_to_go_on(folder: Path) -> Path | None:
+    forget_half_written(folder)
+    return last_checkpoint(folder)
 
 
 def _tensorboard(folder: Path) -> list[TensorBoardCallback]:

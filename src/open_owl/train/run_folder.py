@@ -12,6 +12,7 @@ from open_owl.train.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 FINISHED = "finished.json"
+COMPLETE = "trainer_state.json"
 
 
 class ChangedRecipeError(ValueError):
@@ -40,8 +41,15 @@ def claim(recipe: Recipe) -> Path:
                 f"begun with ({kept}):\n" + "\n".join(changes)
             )
     output.mkdir(parents=True, exist_ok=True)
-    kept.write_text(ours, encoding="utf-8")
+    _write_whole(kept, ours)
     return output
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """A process killed here leaves what was there before."""
+    writing = file.with_name(f"{file.name}.writing")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(file)
 
 
 def _without_workers(recipe: str) -> str:
@@ -54,7 +62,7 @@ def is_finished(folder: Path) -> bool:
 
 def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
     """Written last: what a killed process leaves half done has no such file."""
-    (folder / FINISHED).write_text(json.dumps(summary or {}, indent=2) + "\n", encoding="utf-8")
+    _write_whole(folder / FINISHED, json.dumps(summary or {}, indent=2) + "\n")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -63,8 +71,21 @@ def last_checkpoint(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def forget_half_written(folder: Path) -> None:
+    """Removes what a killed process left of a save, before the run goes on.
+
+    Its number may be above those that come next, and its files are not those of the save that will take its
+    name.
+    """
+    for checkpoint in _checkpoints(folder / "checkpoints"):
+        if not _is_complete(checkpoint):
+            shutil.rmtree(checkpoint)
+
+
 def forget_old_checkpoints(folder: Path, keep_last: int) -> None:
-    for checkpoint in _checkpoints(folder)[:-keep_last]:
+    whole = [checkpoint for checkpoint in _checkpoints(folder) if _is_complete(checkpoint)]
+    for checkpoint in whole[:-keep_last]:
+        (checkpoint / COMPLETE).unlink()  # first, so that one half removed is not taken for whole
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
@@ -76,6 +97,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _is_complete(checkpoint: Path) -> bool:
     """Trainer writes trainer_state.json after everything else."""
     try:
-        return bool(json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")))
+        return bool(json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False

@@ -16,7 +16,7 @@ from open_owl.data.encode import EncodedConversation
 from open_owl.data.index import cache_folder
 from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervised
 from open_owl.data.resume import restore_from
-from open_owl.data.stream import Stream
+from open_owl.data.stream import DataSpentError, Stream
 from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.packed import packed_attention
@@ -98,6 +98,7 @@ class StageTrainer(CheckpointTrainer):
         # In a video checkpoint; no picture reaches them.
         self.video_weights_learn = arguments.world_size > 1 and self.eyes_learn and has_video_weights(model)
         self.videos_somewhere = False
+        self.data_spent: DataSpentError | None = None
         self.update: list[Batch] = []
         self.update_losses: list[torch.Tensor] = []
 
@@ -130,20 +131,39 @@ class StageTrainer(CheckpointTrainer):
         started = time.perf_counter()
         # Opening a stream draws a random number; a resumed run opens it later, and must see the same dropout.
         with torch.random.fork_rng(devices=[]):
-            rows = list(itertools.islice(epoch_iterator, self.rows_per_update))
+            rows = self._next_rows(epoch_iterator)
         self.update = self._micro_batches(rows)
         waited = time.perf_counter() - started
         self.update_losses.clear()
         supervised = sum(batch.supervised_tokens for batch in self.update)
         self.watch.took(self.update, waited)
         videos = any("pixel_values_videos" in batch.inputs for batch in self.update)
-        mine = torch.tensor([[supervised, len(self.update), videos]], device=device)
+        spent = self.data_spent is not None
+        mine = torch.tensor([[supervised, len(self.update), videos, spent]], device=device)
         everyones = cast(torch.Tensor, self.accelerator.gather(mine))
+        if everyones[:, 3].any():
+            return self._end_of_data()
         self.videos_somewhere = bool(everyones[:, 2].any())
         # Every process takes as many steps: where parameters are shared out, each step is a meeting.
         while len(self.update) < int(everyones[:, 1].max()):
             self.update.append(unsupervised(min(rows, key=lambda row: len(row.input_ids)), self.pad_token_id))
         return [self.update], everyones[:, 0].sum()
+
+    def _next_rows(self, rows: Iterator[EncodedConversation]) -> list[EncodedConversation]:
+        """This process's rows of one update; none where the data is spent before there are as many."""
+        try:
+            return list(itertools.islice(rows, self.rows_per_update))
+        except DataSpentError as spent:
+            self.data_spent = spent
+            return []
+
+    def _end_of_data(self) -> tuple[list[list[Batch]], torch.Tensor]:
+        """All processes leave out the update that one of them cannot fill, and end with a checkpoint."""
+        self.data_spent = self.data_spent or DataSpentError("another process has no row left")
+        if self.state.global_step == 0:
+            raise self.data_spent
+        self.control.should_training_stop = self.control.should_save = True
+        return [], torch.zeros(())
 
     def _micro_batches(self, rows: list[EncodedConversation]) -> list[Batch]:
         if self.stage.tokens_per_step is not None:
@@ -189,7 +209,8 @@ class StageTrainer(CheckpointTrainer):
             module.training = False
         inputs = self._with_unshown(inputs)
         if self.visual_cache is not None and "pixel_values" in inputs:
-            with self.accelerator.autocast():
+            # Not Accelerate's, which is off where parameters are shared out.
+            with torch.autocast(self.args.device.type, torch.bfloat16, uses_bfloat16(self.stage)):
                 inputs["image_patches"] = self.visual_cache.patches(inputs.pop("pixel_values"))
         outputs = model(**inputs, use_cache=False, num_items_in_batch=num_items_in_batch)
         # Accelerate averages the gradients of the processes; their sum is wanted.

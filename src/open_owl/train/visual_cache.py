@@ -12,8 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.utils import logging
 
 from open_owl.model import MplugOwlForConditionalGeneration
+
+logger = logging.get_logger(__name__)
 
 SHARDS = 256  # folders, by the first byte of a picture's digest
 STALE_SECONDS = 24 * 3600
@@ -76,7 +79,12 @@ class VisualFeatureCache:
             return None
 
     def _keep(self, key: str, patches: torch.Tensor) -> None:
-        file = self._file(key)
+        try:
+            self._write(self._file(key), patches)
+        except (OSError, SafetensorError) as error:  # a full disk, a folder of somebody else
+            logger.warning_once(f"visual features are not kept in {self.folder}: {error}")
+
+    def _write(self, file: Path, patches: torch.Tensor) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not self._has_room(file.parent, patches.numel() * patches.element_size()):
             return
