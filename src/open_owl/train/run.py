@@ -47,7 +47,7 @@ from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import claim, forget_half_written, is_finished, last_checkpoint, mark_finished
 from open_owl.train.sharding import is_sharded, load_learned_shards, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
-from open_owl.train.trainer import StageTrainer
+from open_owl.train.trainer import StageTrainer, rows_of_a_process
 
 LOG = "log.jsonl"
 
@@ -82,6 +82,8 @@ def train(
     given = load_recipe(recipe, overrides)
     require_reporters(given.report_to)
     parallel = join(given.parallel)
+    for stage in given.stages:  # told before the first has trained for days
+        rows_of_a_process(stage, count())
     output = on_first(lambda: claim(given))
     console = (console or Console()) if is_first() else Console(quiet=True)
     checkpoint = on_first(lambda: starting_checkpoint(given, output))

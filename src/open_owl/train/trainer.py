@@ -89,7 +89,7 @@ class StageTrainer(CheckpointTrainer):
         self.blank_picture = blank_picture
         self.pad_token_id = pad_token_id
         self.layout: Layout = layout
-        self.rows_per_update = _rows_of_a_process(stage, arguments.world_size)
+        self.rows_per_update = rows_of_a_process(stage, arguments.world_size)
         self.held_out = held_out
         self.watch = Watch(model, stage, arguments.device, arguments.world_size, peak_tflops)
         self.still = still_modules(model, stage)
@@ -357,8 +357,12 @@ def training_arguments(
     return arguments
 
 
-def _rows_of_a_process(stage: Stage, processes: int) -> int:
-    """Conversations that one process takes for one update."""
+def rows_of_a_process(stage: Stage, processes: int) -> int:
+    """Conversations that one process takes for one update.
+
+    Raises:
+        ValueError: they are not as many in every process.
+    """
     at_once = (stage.conversations_per_step or 1) * processes
     if stage.conversations_per_update % at_once:
         per_step = f"conversations_per_step ({stage.conversations_per_step}) times "
