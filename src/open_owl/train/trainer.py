@@ -303,7 +303,9 @@ class StageTrainer(CheckpointTrainer):
         assert self.held_out is not None
         has_looked = any(entry.get("eval_looks") for entry in self.state.log_history)
         with self.watch.paused():
-            found = self.held_out.look(self.learner, self.args.device, self.accelerator.autocast, has_looked)
+            found = self.held_out.look(
+                self.learner, self.args.device, cast(Any, self.accelerator).autocast, has_looked
+            )
         if self.state.global_step == 0:  # nothing has been learned yet, so nothing is amiss
             found.pop("eval_warning", None)
         self.log(found)
