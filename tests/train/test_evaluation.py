@@ -47,7 +47,10 @@ def evaluation(folder):
     question = {"image": str(folder / "0.png"), "question": "what is it ?"}
     return {
         "every_steps": 2,
-        "sources": [str(folder / "pictures.jsonl"), {"path": str(folder / "words.jsonl"), "text_only": True}],
+        "sources": [
+            str(folder / "held-pictures.jsonl"),
+            {"path": str(folder / "held-words.jsonl"), "text_only": True},
+        ],
         "rows": 6,
         "samples": [question, {"image": str(folder / "1.png")}],
         "max_new_tokens": 4,
@@ -64,8 +67,8 @@ def held_out(folder, stage=0, **changes):
 def twice(folder):
     """Enough rows to judge by."""
     again = folder / "again.jsonl"
-    again.write_text((folder / "pictures.jsonl").read_text())
-    return [str(folder / "pictures.jsonl"), str(again)]
+    again.write_text((folder / "held-pictures.jsonl").read_text())
+    return [str(folder / "held-pictures.jsonl"), str(again)]
 
 
 @torch.no_grad()
@@ -88,7 +91,7 @@ def test_the_log_has_what_was_found_at_the_start_on_the_way_and_at_the_end(folde
         assert [step for step, _ in found] == [0, 2, 4]
         for _, one in found:
             by_source = one["loss_by_source"]
-            assert by_source.keys() == {"pictures.jsonl", "words.jsonl"}
+            assert by_source.keys() == {"held-pictures.jsonl", "held-words.jsonl"}
             assert min(by_source.values()) <= one["loss"] <= max(by_source.values())
             assert one["image_gain_rows"] == 6
             assert one["sample"]["1"].startswith(f"{folder}/0.png what is it ?\n")
@@ -106,7 +109,7 @@ def test_tensorboard_has_evaluations_beside_what_is_logged_while_training(folder
         "train/loss_by_source/pictures.jsonl", "train/loss_by_modality/text", "train/loss_by_modality/image",
         "train/gradient_norm_by_part/abstractor", "train/gradient_norm_by_part/language_model",
         "train/learning_rate_by_part/abstractor", "train/tokens_per_second", "train/data_wait_share",
-        "train/peak_memory_gib", "train/rows_refused", "eval/loss", "eval/loss_by_source/words.jsonl",
+        "train/peak_memory_gib", "train/rows_refused", "eval/loss", "eval/loss_by_source/held-words.jsonl",
         "eval/image_gain",
     } <= set(events.Tags()["scalars"])  # fmt: skip
     assert "eval/sample/1/text_summary" in events.Tags()["tensors"]
@@ -244,3 +247,9 @@ def test_two_processes_find_what_one_finds_and_learn_as_without_evaluation(folde
         plain = load_file(folder / f"{parallel}-plain" / weights)
         for name, weight in load_file(folder / parallel / weights).items():
             assert torch.equal(weight, plain[name]), name
+
+
+def test_what_is_trained_on_is_not_held_out(folder):
+    trained_on = str(folder / "words.jsonl")
+    with pytest.raises(ValueError, match=r"words\.jsonl is trained on too"):
+        tiny_stage(data={"sources": [trained_on]}, evaluation={"sources": [trained_on]})

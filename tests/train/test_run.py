@@ -54,6 +54,8 @@ def write_inputs(tmp_path):
         words.append(row([{"type": "text", "text": "what is two ?"}], "one ."))
     (tmp_path / "pictures.jsonl").write_text("\n".join(pictures))
     (tmp_path / "words.jsonl").write_text("\n".join(words))
+    (tmp_path / "held-pictures.jsonl").write_text("\n".join(pictures))
+    (tmp_path / "held-words.jsonl").write_text("\n".join(words))
 
 
 def row(question, answer):

@@ -87,7 +87,7 @@ def test_two_processes_leave_what_one_with_two_workers_leaves(folder, monkeypatc
     monkeypatch.setenv("OPEN_OWL_CACHE", str(folder / "cache"))
     looking = {
         "every_steps": 4,
-        "sources": [str(folder / "pictures.jsonl"), str(folder / "words.jsonl")],
+        "sources": [str(folder / "held-pictures.jsonl"), str(folder / "held-words.jsonl")],
         "rows": 4,
         "samples": [{"image": str(folder / "0.png"), "question": "what is it ?"}],
         "max_new_tokens": 3,

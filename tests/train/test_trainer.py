@@ -307,3 +307,10 @@ def test_a_stage_writes_its_log_for_people_and_programs(tmp_path):
     assert "abstractor" in text
     assert "supervised tokens/s" in text
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_the_state_that_every_checkpoint_holds_does_not_grow_with_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("open_owl.train.trainer.LOG_LINES_KEPT", 2)
+    trainer = trained(tmp_path, STAGE_1, steps=6)
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [6]
+    assert len(trainer.state.log_history) <= 3  # and Trainer's own last line

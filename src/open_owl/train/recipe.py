@@ -209,6 +209,10 @@ class Stage(Settings):
             )
         if self.quantize_llm and self.learns.language_model == "full":
             conflicts.append("quantize_llm: weights in 4 bits cannot learn; use language_model: lora")
+        held_out = self.evaluation.sources if self.evaluation else []
+        seen = {source.path for source in held_out} & {source.path for source in self.data.sources}
+        if seen:
+            conflicts.append(f"evaluation: {', '.join(sorted(seen))} is trained on too, so not held out")
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self

@@ -1,6 +1,5 @@
 """A run, from its recipe to its last checkpoint."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -44,7 +43,14 @@ from open_owl.train.progress import (
 )
 from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
-from open_owl.train.run_folder import claim, forget_half_written, is_finished, last_checkpoint, mark_finished
+from open_owl.train.run_folder import (
+    claim,
+    forget_checkpoints,
+    forget_half_written,
+    is_finished,
+    last_checkpoint,
+    mark_finished,
+)
 from open_owl.train.sharding import is_sharded, load_learned_shards, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
 from open_owl.train.trainer import StageTrainer, rows_of_a_process
@@ -106,6 +112,7 @@ def _through_stage(
     """Trains one stage from `checkpoint` to its end, if it has not been; returns the folder of its result."""
     folder = output / stage.name
     if on_first(lambda: is_finished(folder)):
+        on_first(lambda: forget_checkpoints(folder))  # where the run was killed while it did so itself
         return str(folder)
     base, adapter = starting_point(stage, checkpoint)
     model, processor = open_checkpoint(base)
@@ -232,7 +239,7 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
         owl.save_pretrained(folder)
     processor.save_pretrained(folder)
     mark_finished(folder, read_log(folder / LOG)[-1])
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of no use once the result is there
+    forget_checkpoints(folder)
 
 
 def blank_picture(processor: MplugOwlProcessor) -> torch.Tensor:

@@ -71,6 +71,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
+def forget_checkpoints(folder: Path) -> None:
+    """All of a stage: they are of no use once its result is there."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
 def forget_half_written(folder: Path) -> None:
     """Removes what a killed process left of a save, before the run goes on.
 

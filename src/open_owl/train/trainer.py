@@ -36,6 +36,7 @@ from open_owl.train.watching import Watch
 from open_owl.train.zero import zero2_settings
 
 ROWS_NAMED = 20
+LOG_LINES_KEPT = 1000
 
 
 class NonFiniteError(RuntimeError):
@@ -321,6 +322,8 @@ class StageTrainer(CheckpointTrainer):
             logs = {**logs, **self.watch.told(self.stream.ledger), "learning_rate": max(rates.values())}
             logs |= {f"learning_rate_by_part/{part}": rate for part, rate in rates.items()}
         super().log(logs, start_time)
+        # The stage's journal has every line; this is written anew with every checkpoint.
+        del self.state.log_history[:-LOG_LINES_KEPT]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nobody reads it here, and Trainer's own walks over every parameter in every micro-batch."""
