@@ -32,10 +32,7 @@ RELEASED_SYSTEM = (
     "detailed, and polite answers to the user's questions."
 )
 
-# The released form: a picture has a `Human: ` line of its own; an answer ends in the end-of-sequence token.
-HUMAN_AI = (
-    FLATTEN_PARTS
-    + """\
+_TO_THE_FIRST_QUESTION = """\
 {{- bos_token if bos_token is defined and bos_token else '' -}}
 {%- if messages and messages[0]['role'] == 'system' -%}
 {{- messages[0]['content'] -}}{%- set messages = messages[1:] -%}
@@ -44,6 +41,13 @@ HUMAN_AI = (
 {%- endif -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'user' -%}
+""".replace("SYSTEM", RELEASED_SYSTEM)
+
+# The released form: a picture has a `Human: ` line of its own; an answer ends in the end-of-sequence token.
+HUMAN_AI = (
+    FLATTEN_PARTS
+    + _TO_THE_FIRST_QUESTION
+    + """\
 {%- set owl.text = message['content'] -%}
 {%- for token in ['<image>', '<|video|>'] -%}
 {%- set owl.text = owl.text.replace(token ~ '\\n', token ~ '\\nHuman: ') -%}
@@ -58,26 +62,21 @@ HUMAN_AI = (
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '\\nAI: ' -}}{%- endif -%}
-""".replace("SYSTEM", RELEASED_SYSTEM)
+"""
 )
 
 # The same words for text alone, in the plain Jinja that llama.cpp reads: no `generation` tag, no `dict`.
-HUMAN_AI_TEXT = """\
-{{- bos_token if bos_token is defined and bos_token else '' -}}
-{%- if messages and messages[0]['role'] == 'system' -%}
-{{- messages[0]['content'] -}}{%- set messages = messages[1:] -%}
-{%- else -%}
-{{- "SYSTEM" -}}
-{%- endif -%}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
+HUMAN_AI_TEXT = (
+    _TO_THE_FIRST_QUESTION
+    + """\
 {{- '\\nHuman: ' ~ message['content'] -}}
 {%- elif message['role'] == 'assistant' -%}
 {{- '\\nAI: ' ~ message['content'] ~ (eos_token if eos_token is defined and eos_token else '') -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '\\nAI: ' -}}{%- endif -%}
-""".replace("SYSTEM", RELEASED_SYSTEM)
+"""
+)
 
 
 def with_media_parts(template: str) -> str:

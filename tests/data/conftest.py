@@ -1,4 +1,5 @@
 import pytest
+from tests.data.tiny import caption_tar, qa_row, write_lines
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +25,13 @@ def no_worker_outlives_its_test(monkeypatch):
     yield
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Lines and shards whose rows no number of readers divides evenly."""
+    lines = write_lines(tmp_path / "rows.jsonl", [qa_row(number) for number in range(103)])
+    (tmp_path / "shards").mkdir()
+    for number, rows in enumerate([7, 1, 13]):
+        caption_tar(tmp_path / "shards" / f"{number}.tar", rows)
+    return [{"path": str(path), "max_epochs": 1} for path in (lines, tmp_path / "shards")]

@@ -8,19 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from tests.data.readers import places, rest, streams
-from tests.data.tiny import caption_tar, qa_row, write_lines
+from tests.data.tiny import qa_row, write_lines
 
 from open_owl.data.resume import redistributed, restore_from, state_file
 from open_owl.data.stream import Stream
-
-
-@pytest.fixture
-def sources(tmp_path):
-    lines = write_lines(tmp_path / "rows.jsonl", [qa_row(number) for number in range(103)])
-    (tmp_path / "shards").mkdir()
-    for number, rows in enumerate([7, 1, 13]):
-        caption_tar(tmp_path / "shards" / f"{number}.tar", rows)
-    return [{"path": str(path), "max_epochs": 1} for path in (lines, tmp_path / "shards")]
 
 
 def save(opened: list[Stream], folder: Path) -> Path:

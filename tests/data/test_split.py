@@ -4,21 +4,11 @@ from collections import Counter
 
 import pytest
 from tests.data.readers import places, rest, streams
-from tests.data.tiny import caption_tar, qa_row, write_lines
+from tests.data.tiny import qa_row, write_lines
 
 from open_owl.data.stream import DataSpentError
 
 LAYOUTS = [(1, 0), (1, 3), (2, 2), (4, 1)]
-
-
-@pytest.fixture
-def sources(tmp_path):
-    """Lines and shards whose rows no number of readers divides evenly."""
-    lines = write_lines(tmp_path / "rows.jsonl", [qa_row(number) for number in range(103)])
-    (tmp_path / "shards").mkdir()
-    for number, rows in enumerate([7, 1, 13]):
-        caption_tar(tmp_path / "shards" / f"{number}.tar", rows)
-    return [{"path": str(path), "max_epochs": 1} for path in (lines, tmp_path / "shards")]
 
 
 def every_place() -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +151,7 @@ def _rows(
             on_share((sum(sizes[:which]) + share * sizes[which]) / max(1, sum(sizes)))
 
 
-class _Shards:
+class _Shards(ABC):
     """Numbered files, a new one when one is full."""
 
     suffix = ""
@@ -171,8 +172,9 @@ class _Shards:
         self._write(stream, key, json.dumps(row).encode(), members)
         self._rows += 1
 
+    @abstractmethod
     def _write(self, stream: BinaryIO, key: str, row: bytes, members: dict[str, bytes]) -> None:
-        raise NotImplementedError
+        """One row with its pictures, in the file's form."""
 
     def close(self) -> None:
         if self._stream is not None:

@@ -49,19 +49,13 @@ class CheckpointTrainer(Trainer):
         if is_sharded(self.learner):
             return  # `save_shards` has it
         weights = state_dict if state_dict is not None else self.learner.state_dict()
-        learned = {name: weights[name].detach().contiguous() for name in self._learned_names()}
+        learned = {name: weights[name].detach().contiguous() for name in _learning(self.learner)}
         folder = Path(output_dir or self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(learned, folder / LEARNED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if has_shards(resume_from_checkpoint):
-            load_learned_shards(self.learner, resume_from_checkpoint)
-        else:
-            learned = load_file(Path(resume_from_checkpoint, LEARNED))
-            if set(learned) != set(self._learned_names()):
-                raise ValueError(f"{resume_from_checkpoint} holds other weights than this stage learns")
-            (model or self.learner).load_state_dict(learned, strict=False)
+        load_learned(self.learner, resume_from_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not is_sharded(self.learner):
@@ -89,5 +83,21 @@ class CheckpointTrainer(Trainer):
         if not is_sharded(model):  # shares lie where they belong
             super()._move_model_to_device(model, device)
 
-    def _learned_names(self) -> list[str]:
-        return [name for name, parameter in self.learner.named_parameters() if parameter.requires_grad]
+
+def load_learned(learner: nn.Module, checkpoint: str | Path) -> None:
+    """Puts what a checkpoint holds, whole or in shards, into what learns of `learner`.
+
+    Raises:
+        ValueError: it holds other weights.
+    """
+    if has_shards(checkpoint):
+        load_learned_shards(learner, checkpoint)
+        return
+    learned = load_file(Path(checkpoint, LEARNED))
+    if learned.keys() != set(_learning(learner)):
+        raise ValueError(f"{checkpoint} holds other weights than its stage learns, as the recipe says now")
+    learner.load_state_dict(learned, strict=False)
+
+
+def _learning(learner: nn.Module) -> list[str]:
+    return [name for name, parameter in learner.named_parameters() if parameter.requires_grad]

@@ -16,7 +16,7 @@ from open_owl.train.kernels import use_liger_kernel
 from open_owl.train.layers import checkpoint_activations, compile_layers, computes_again
 from open_owl.train.lora import with_lora
 from open_owl.train.quantization import quantize_llm, weight_count
-from open_owl.train.recipe import PARTS, Part, Stage
+from open_owl.train.recipe import PARTS, Learns, Part, Stage
 
 
 def apply_stage(
@@ -38,18 +38,26 @@ def apply_stage(
     if stage.quantize_llm:
         quantize_llm(model, torch.bfloat16 if uses_bfloat16(stage) else torch.float32)
     set_precision(model, stage)
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point():  # what is quantised cannot learn
-            parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
+    freeze(model, stage.learns)
     for part in stage.gradient_checkpointing:
         checkpoint_activations(part_module(model, part), frozen=getattr(stage.learns, part) == "frozen")
     learner: nn.Module = model
     if stage.learns.language_model == "lora":
-        saved_whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
-        learner = with_lora(model, stage.lora, saved_whole, adapter)
+        learner = with_lora(model, stage.lora, learning_whole(stage.learns), adapter)
     for part in stage.compile:
         compile_layers(part_module(learner, part))
     return learner
+
+
+def freeze(model: nn.Module, learns: Learns) -> None:
+    """Leaves a gradient to the parts that learn whole, and to no others."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():  # what is quantised cannot learn
+            parameter.requires_grad_(part_of(name) in learning_whole(learns))
+
+
+def learning_whole(learns: Learns) -> list[Part]:
+    return [part for part in PARTS if getattr(learns, part) == "full"]
 
 
 def part_of(parameter_name: str) -> Part:

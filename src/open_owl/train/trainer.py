@@ -323,7 +323,9 @@ class StageTrainer(CheckpointTrainer):
             logs |= {f"learning_rate_by_part/{part}": rate for part, rate in rates.items()}
         super().log(logs, start_time)
         # The stage's journal has every line; this is written anew with every checkpoint.
-        del self.state.log_history[:-LOG_LINES_KEPT]
+        old = self.state.log_history[:-LOG_LINES_KEPT]
+        looked = [entry for entry in old if entry.get("eval_looks")][-1:]  # `evaluate` asks for it
+        self.state.log_history[:-LOG_LINES_KEPT] = looked
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nobody reads it here, and Trainer's own walks over every parameter in every micro-batch."""

@@ -6,18 +6,17 @@ from typing import cast
 import torch
 import yaml
 from peft import PeftModel
-from safetensors.torch import load_file
 from torch import nn
 
 from open_owl.adapter import fold
 from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
-from open_owl.train.checkpoints import LEARNED
+from open_owl.train.checkpoints import LEARNED, load_learned
 from open_owl.train.lora import starting_point, with_lora
-from open_owl.train.recipe import PARTS, Learns, Lora, Stage
+from open_owl.train.recipe import Learns, Lora, Stage
 from open_owl.train.run_folder import RECIPE
-from open_owl.train.sharding import has_shards, load_learned_shards
-from open_owl.train.stages import part_of
+from open_owl.train.sharding import has_shards
+from open_owl.train.stages import freeze, learning_whole
 
 
 def is_unfinished(folder: str | Path) -> bool:
@@ -40,27 +39,14 @@ def open_unfinished(
     base, _ = starting_point(stage, start)
     model, processor = open_checkpoint(base, dtype)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(getattr(stage.learns, part_of(name)) == "full")
+    freeze(model, stage.learns)
     learner: nn.Module = model
     if stage.learns.language_model == "lora":
-        whole = [part for part in PARTS if getattr(stage.learns, part) == "full"]
-        learner = with_lora(model, stage.lora, whole)
-    _load_learned(learner, checkpoint)
+        learner = with_lora(model, stage.lora, learning_whole(stage.learns))
+    load_learned(learner, checkpoint)
     if isinstance(learner, PeftModel):
         model = cast(MplugOwlForConditionalGeneration, fold(learner, dtypes))
     return model.eval(), processor
-
-
-def _load_learned(learner: nn.Module, checkpoint: Path) -> None:
-    if has_shards(checkpoint):
-        load_learned_shards(learner, checkpoint)
-        return
-    learned = load_file(checkpoint / LEARNED)
-    wanted = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    if wanted != learned.keys():
-        raise ValueError(f"{checkpoint} holds other weights than its run's recipe says that it learned")
-    learner.load_state_dict(learned, strict=False)
 
 
 def _stage_of(checkpoint: Path) -> tuple[Stage, str]:
