@@ -48,7 +48,7 @@ from open_owl.data.encode import IGNORED, EncodedConversation
 from open_owl.data.packing import pad
 from open_owl.data.refusals import Refusals
 from open_owl.train import trainer as trainer_module
-from open_owl.train.products import fast_products
+from open_owl.train.products import fast_products, onednn_is_faster
 from open_owl.train.run import blank_picture
 from open_owl.train.stages import bare, parameter_groups
 from open_owl.train.trainer import StageTrainer
@@ -70,8 +70,10 @@ OPENOWL = {
     "openowl-block-mask": "  packed, one block mask over all tokens",
     "openowl-full-logits": "  logits for every position",
     "openowl-warm-cache": "  visual features kept from an earlier epoch",
+    "openowl-small-packs": "  packs of 768 tokens",
     "openowl-large-packs": "  packs of 4,096 tokens",
 }
+TOKENS_OF_PACKS = {"openowl-small-packs": 768, "openowl-large-packs": 4096}
 
 
 class Clock(TrainerCallback):
@@ -210,8 +212,8 @@ def openowl(folder: Path, way: str, rows_at_once: int | None) -> dict[str, Any]:
         trainer_module.packed_attention = lambda language_model: nullcontext()
     if way == "openowl-torch-products":
         trainer_module.fast_products = nullcontext
-    if way == "openowl-large-packs":
-        changes["tokens_per_step"] = 4096
+    if way in TOKENS_OF_PACKS:
+        changes["tokens_per_step"] = TOKENS_OF_PACKS[way]
     stage, clock = stage_2(**changes), Clock()
     layout = "padded" if way == "openowl-padded" else "packed"
     picture = blank_picture(processor)
@@ -273,9 +275,11 @@ def compare(folder: Path, released_rows: int, console: Console) -> list[tuple[st
         tried = {size: run_way(folder, way, size, console) for size in SIZES}
         best = max(tried, key=lambda size: tried[size]["tokens_per_second"])
         ways.append((f"{name}, {best} at once", tried[best]))
-        if way == "llava":
+        if way == "llava" and onednn_is_faster():
             ways.append(("  with OpenOwl's products", run_way(folder, "llava-our-products", best, console)))
     for way, name in OPENOWL.items():
+        if way == "openowl-torch-products" and not onednn_is_faster():
+            continue  # they are torch's anyway
         ways.append((name, run_way(folder, way, None, console)))
     return ways
 

@@ -12,7 +12,7 @@ needs_onednn = pytest.mark.skipif(not products._agrees(), reason="this torch has
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """As on an AMD processor."""
+    """As on an AMD processor with AVX-512."""
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     with fast_products():
         yield
@@ -68,10 +68,15 @@ def test_other_precisions_stay_with_torch(onednn, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("maker", "expected"), [("AuthenticAMD", products._agrees()), ("GenuineIntel", False)]
+    ("maker", "flags", "expected"),
+    [
+        ("AuthenticAMD", "fma avx2 avx512f avx512bw", products._agrees()),
+        ("AuthenticAMD", "fma avx2", False),
+        ("GenuineIntel", "fma avx2 avx512f avx512bw", False),
+    ],
 )
-def test_the_processors_maker_decides(maker, expected, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\n")
+def test_the_processors_maker_and_its_instructions_decide(maker, flags, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\nflags\t\t: {flags}\n")
     monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
     onednn_is_faster.cache_clear()
     assert onednn_is_faster() is expected

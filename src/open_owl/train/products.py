@@ -1,7 +1,8 @@
-"""Float32 matrix products on AMD processors: oneDNN's, which torch holds but does not ask.
+"""Float32 matrix products on AMD processors with AVX-512: oneDNN's, which torch holds but does not ask.
 
-torch hands float32 products on an x86 CPU to MKL, which takes its fast paths on Intel's processors alone.
-oneDNN, in the same torch, takes what the processor has; docs/performance.md has both measured.
+torch hands float32 products on an x86 CPU to MKL, which takes its AVX-512 paths on Intel's processors alone.
+oneDNN, in the same torch, takes what the processor has. Where AVX2 is all there is, MKL is the faster one on
+AMD's too; docs/performance.md has all three measured.
 """
 
 import functools
@@ -21,7 +22,7 @@ _TORCHS_LINEAR = nn.functional.linear
 def fast_products() -> Iterator[None]:
     """Inside, `nn.functional.linear` runs by oneDNN, forward and backward, where that is the faster one.
 
-    Which one it is follows from the processor's maker, not from a measurement: a run that resumes must choose
+    Which one it is follows from the processor, not from a measurement: a run that resumes must choose
     as it chose before, or it would end in other bits. The function itself is exchanged, because torch's
     override modes are off within `backward`, where checkpointed activations are computed again.
     """
@@ -37,12 +38,13 @@ def fast_products() -> Iterator[None]:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether this is an AMD processor, and this torch has oneDNN's product and it is right."""
+    """Whether this is an AMD processor with AVX-512, and this torch has oneDNN's product and it is right."""
     try:
-        vendor = CPUINFO.read_text(encoding="utf-8", errors="replace")
+        told = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return "AuthenticAMD" in vendor and torch.backends.mkldnn.is_available() and _agrees()
+    is_such = "AuthenticAMD" in told and "avx512f" in told.split()
+    return is_such and torch.backends.mkldnn.is_available() and _agrees()
 
 
 def _linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
