@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 VENV := .venv
+LMMS := .venv-lmms
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test test-all lint docs
+.PHONY: demo test test-all test-lmms lint docs
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/owl quickstart
@@ -14,8 +15,11 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m "not slow"
 
-test-all: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev $(LMMS)/.installed
 	$(BIN)/pytest -q
+
+test-lmms: $(VENV)/.installed-dev $(LMMS)/.installed
+	$(BIN)/pytest -q tests/integrations/test_lmms_eval.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -37,9 +41,17 @@ $(VENV)/.installed-demo: pyproject.toml $(VENV)/.installed-torch
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-torch
-	$(INSTALL) -e '.[train,video,parquet,s3,dev]'
+	$(INSTALL) -e '.[train,video,serve,parquet,s3,dev]'
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-torch
 	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+# lmms-eval apart, without its requirements: its torchvision does not import beside a CPU build of torch.
+$(LMMS)/.installed: pyproject.toml constraints.txt tests/integrations/lmms-eval.txt
+	test -x $(LMMS)/bin/pip || $(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/pip install --disable-pip-version-check --quiet -c constraints.txt torch==2.13.0
+	$(LMMS)/bin/pip install --disable-pip-version-check --quiet -c constraints.txt -e . -r tests/integrations/lmms-eval.txt
+	$(LMMS)/bin/pip install --disable-pip-version-check --quiet --no-deps lmms-eval==0.7.3
 	@touch $@

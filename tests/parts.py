@@ -206,9 +206,10 @@ class Parts:
 
     def fresh_owl(self, encoder: str, llm: str, **options: Any) -> Owl:
         """As `owl`, but the caller's own."""
-        hf.set_seed(0)
+        folders = self.encoder(encoder), self.llm(llm)
+        hf.set_seed(0)  # after the parts, which set seeds of their own where they are made now
         sizes = {"num_query_tokens": 4, "num_layers": 2, "width": 16, "num_heads": 2}
-        model, processor = compose(self.encoder(encoder), self.llm(llm), **(sizes | options))
+        model, processor = compose(*folders, **(sizes | options))
         shaken(model.model.abstractor, seed=1)
         return model, processor
 

@@ -19,7 +19,8 @@ def open_checkpoint(
     Args:
         path_or_id: a folder, or a hub id (downloaded unless it is in the cache).
         dtype: `torch.float32`, `"bfloat16"`, ...; None keeps what is stored.
-        device: where to put the model; None is the CPU.
+        device: where to put the model; None is the CPU. "auto" spreads it over the GPUs that there are, and
+            what they have no room for over the computer's memory (accelerate's `device_map="auto"`).
 
     Raises:
         FileNotFoundError: no such folder or hub id, or no weights in it.
@@ -33,8 +34,28 @@ def open_checkpoint(
         model, processor = open_released(directory, dtype)
     else:
         model, processor = _open_own(directory, dtype)
-    model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+    if device == "auto":
+        model = spread(model)
+    else:
+        model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
     return model.eval(), processor
+
+
+def spread(
+    model: MplugOwlForConditionalGeneration, max_memory: dict[int | str, int | str] | None = None
+) -> MplugOwlForConditionalGeneration:
+    """The model over several devices; accelerate moves activations, and weights that have no room on a GPU.
+
+    max_memory: of each device ("cpu" or a GPU's number), as accelerate takes it; None is what is free.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    whole = ["MplugOwlVisualAbstractor", *(model._no_split_modules or ())]
+    memory = get_balanced_memory(model, max_memory, no_split_module_classes=whole)
+    model.tie_weights()
+    device_map = infer_auto_device_map(model, memory, no_split_module_classes=whole)
+    return cast(MplugOwlForConditionalGeneration, dispatch_model(model, device_map))
 
 
 def open_processor(path_or_id: str | Path) -> MplugOwlProcessor:

@@ -1,9 +1,14 @@
 import pytest
-import torch
 
-from open_owl.generate.ending import AnswerEnded, closing_token, turn_marker, until_marker
+from open_owl.generate.ending import ShownText, closing_token, turn_marker
 
 MARKER = "\nHuman:"
+
+
+def shown_pieces(pieces: list[str], *markers: str) -> list[str]:
+    text = ShownText(markers)
+    shown = [text.add(piece) for piece in pieces]
+    return [piece for piece in [*shown, text.finish()] if piece]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
@@ -21,15 +26,15 @@ MARKER = "\nHuman:"
 )
 def test_the_pieces_join_to_the_answer_before_the_marker(text, shown, size) -> None:
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    assert "".join(until_marker(pieces, MARKER)) == shown
+    assert "".join(shown_pieces(pieces, MARKER)) == shown
 
 
 def test_text_is_shown_as_soon_as_it_cannot_be_the_marker() -> None:
-    assert list(until_marker(["A", " bird", "\nHu", "ge", "."], MARKER)) == ["A", " bird", "\nHuge", "."]
+    assert shown_pieces(["A", " bird", "\nHu", "ge", "."], MARKER) == ["A", " bird", "\nHuge", "."]
 
 
 def test_without_a_marker_only_white_space_is_held_back() -> None:
-    assert list(until_marker(["\n", "a ", "b", "\nHuman:"], None)) == ["a", " b", "\nHuman:"]
+    assert shown_pieces(["\n", "a ", "b", "\nHuman:"]) == ["a", " b", "\nHuman:"]
 
 
 @pytest.mark.parametrize(("llm", "marker"), [("mistral", "\nHuman:"), ("bloom", "\nHuman:")])
@@ -46,13 +51,14 @@ def test_a_control_token_that_begins_a_turn_needs_no_words(parts) -> None:
     assert closing_token(processor) == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-def test_a_row_is_done_when_its_own_answer_holds_the_marker(parts) -> None:
-    _, processor = parts.owl("clip", "mistral")
-    prompt, asks, goes_on = (
-        processor.tokenizer.encode(text, add_special_tokens=False) for text in (MARKER, "a" + MARKER, "a" * 8)
-    )
-    rows = torch.tensor([prompt + asks, prompt + goes_on])
-    ended = AnswerEnded(processor, MARKER, prompt_length=len(prompt))
-    assert ended(rows, None).tolist() == [True, False]
-    ended.stop()
-    assert ended(rows, None).tolist() == [True, True]
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_of_several_markers_the_first_in_the_text_counts(size) -> None:
+    text = "one END two STOP three"
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    assert "".join(shown_pieces(pieces, "STOP", "END", "NOT")) == "one"
+
+
+def test_nothing_is_shown_after_a_marker() -> None:
+    text = ShownText(["END"])
+    assert [text.add("a END b"), text.add("c"), text.finish()] == ["a", "", ""]
+    assert text.has_ended

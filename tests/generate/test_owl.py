@@ -1,5 +1,6 @@
 import pytest
 import torch
+from accelerate import cpu_offload
 from PIL import Image
 from torch import nn
 
@@ -8,6 +9,9 @@ from open_owl.data.conversation import Image as Picture
 from open_owl.data.conversation import Text, Turn, conversation_of
 from open_owl.data.encode import encode
 from open_owl.generate import Owl
+from open_owl.generate.decoder import StockDecoder
+from open_owl.generate.messages import read_messages
+from open_owl.generate.prompt import read_prompt, render
 
 RED, BLUE = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
 TALKERS = [("clip", "mistral"), ("siglip", "qwen3"), ("dinov2", "bloom"), ("mobilenet_v2", "gemma")]
@@ -53,7 +57,8 @@ def test_a_batch_answers_what_each_conversation_alone_would(parts, encoder, llm)
     three = [*two, {"role": "assistant", "content": "A square."}, ask("And this?", BLUE)]
     alone = [owl.chat(messages, max_new_tokens=6) for messages in (one, two, three)]
     assert owl.chat_many([one, two, three], max_new_tokens=6) == alone
-    assert len(set(alone)) > 1
+    likely = {owl.loglikelihood(messages, "a").logprob for messages in (one, two, three)}
+    assert len(likely) == 3  # a model to which all is one would show nothing
 
 
 @pytest.mark.parametrize(("encoder", "llm"), TALKERS)
@@ -72,10 +77,11 @@ def test_the_prompt_is_what_training_shows_before_the_answer(parts, llm, system)
     ]
     row = encode(conversation_of(system, turns, "row"), owl.processor, 10_000)
     said = [{"role": "system", "content": system}] if system else []
-    inputs = owl._inputs([[*said, ask(" Is </s> or <image> a word? ", RED)]])
+    messages = [*said, ask(" Is </s> or <image> a word? ", RED)]
+    prompt = read_prompt(messages, owl.processor, owl.engine.visual)
     first_label = int((row.labels != -100).nonzero()[0])
-    assert inputs["input_ids"][0].tolist() == row.input_ids[:first_label].tolist()
-    assert torch.equal(inputs["pixel_values"], row.pixel_values)
+    assert prompt.ids.tolist() == row.input_ids[:first_label].tolist()
+    assert torch.equal(prompt.media[0].pixels, row.pixel_values)
 
 
 def test_an_answer_stops_before_the_next_turn_that_the_model_makes_up(scripted) -> None:
@@ -117,7 +123,7 @@ def test_a_failure_while_streaming_is_raised_where_the_pieces_are_read(scripted)
 
 def test_an_answer_ends_where_the_positions_of_the_llm_do(scripted) -> None:
     owl = scripted("on and on " * 1000)
-    prompt = owl._inputs([[ask("Go")]])["input_ids"].shape[1]
+    prompt = len(read_prompt([ask("Go")], owl.processor, owl.engine.visual).ids)
     assert len(owl.chat([ask("Go")], max_new_tokens=10_000)) == 256 - prompt
 
 
@@ -125,8 +131,8 @@ def test_an_answer_ends_where_the_positions_of_the_llm_do(scripted) -> None:
     ("options", "complaint"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"temperature": -1}, "temperature -1"),
-        ({"top_p": 0}, "top_p 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"top_p": 0}, "top_p is 0"),
     ],
 )
 def test_impossible_options_are_refused(parts, options, complaint) -> None:
@@ -159,3 +165,53 @@ def test_a_saved_checkpoint_is_loaded_to_talk(parts, tmp_path) -> None:
 
 def test_no_conversations_have_no_answers(parts) -> None:
     assert Owl(*parts.owl("clip", "mistral")).chat_many([]) == []
+
+
+def test_one_beam_says_what_greedy_says_and_more_beams_find_nothing_less_likely(parts) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"), weights="float32")
+    messages = [ask("What?", RED)]
+    assert owl.beam_search(messages, 1, 6) == owl.chat(messages, 6)
+    greedy, best = (
+        owl.model.generate(**inputs, num_beams=n, do_sample=False, max_new_tokens=6, min_new_tokens=6)
+        for inputs in [inputs_of(owl, messages)]
+        for n in (1, 8)
+    )
+    assert likelihood(owl, messages, best) >= likelihood(owl, messages, greedy) - 1e-4
+    said = owl.processor.tokenizer.decode(best[0, -6:], skip_special_tokens=True)
+    assert owl.beam_search(messages, 8, 6) == said.strip() or owl.processor.tokenizer.eos_token_id in best
+
+
+def inputs_of(owl: Owl, messages) -> dict:
+    question = read_messages(messages, 8)
+    text = render(question, owl.processor)
+    return dict(owl.processor(text=[text], images=question.images, return_tensors="pt"))
+
+
+def likelihood(owl: Owl, messages, ids: torch.Tensor) -> float:
+    inputs = inputs_of(owl, messages)
+    prompt = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        logits = owl.model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits
+    logprobs = logits[0, prompt - 1 : -1].log_softmax(-1)
+    return float(logprobs.gather(1, ids[0, prompt:, None]).sum())
+
+
+def test_a_model_whose_weights_wait_elsewhere_answers_the_same(parts) -> None:
+    model, processor = parts.fresh_owl("clip", "llama")
+    messages = [ask("What is it?", RED)]
+    wanted = Owl(model, processor).chat(messages, 8)
+    moved, _ = parts.fresh_owl("clip", "llama")
+    cpu_offload(moved, execution_device="cpu")
+    owl = Owl(moved, processor)
+    assert owl.chat(messages, 8) == wanted
+    assert isinstance(owl.engine.decoder, StockDecoder)
+
+
+def test_a_model_is_spread_over_what_there_is(parts, tmp_path) -> None:
+    model, processor = parts.owl("clip", "llama")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    messages = [ask("What is it?", RED)]
+    spread = open_owl.load(tmp_path, device="auto")
+    assert spread.chat(messages, 8) == open_owl.load(tmp_path).chat(messages, 8)
+    assert spread.model.hf_device_map

@@ -1,10 +1,7 @@
-"""Where an answer ends: by which tokens and words, in the ids and in the text that is shown."""
+"""Where an answer ends: by which tokens and words, and what of its text can be shown before that is known."""
 
 import secrets
-from collections.abc import Iterable, Iterator
-
-import torch
-from transformers import StoppingCriteria
+from collections.abc import Sequence
 
 from open_owl.data.conversation import Text, Turn, conversation_of
 from open_owl.data.encode import IGNORED, encode
@@ -37,51 +34,53 @@ def turn_marker(processor: MplugOwlProcessor) -> str | None:
     return marker.rstrip() if is_words else None
 
 
-def until_marker(pieces: Iterable[str], marker: str | None) -> Iterator[str]:
-    """Text in pieces, without white space around the whole, up to `marker`.
+class ShownText:
+    """Text as it may be shown while it comes: without white space around the whole, up to any of `markers`.
 
-    What may be the beginning of the marker, or white space at the end, is held back until more is known.
+    What may be the beginning of a marker, or white space at the end, is held back until more is known.
     """
-    held, begun = "", False
-    for piece in pieces:
-        held += piece
-        if marker and marker in held:
-            held = held.partition(marker)[0]
-            break
-        ready = len(held) - _held_back(held, marker or "")
-        if held[:ready].strip():
-            yield held[:ready] if begun else held[:ready].lstrip()
-            held, begun = held[ready:], True
-    last = held.rstrip() if begun else held.strip()
-    if last:
-        yield last
+
+    def __init__(self, markers: Sequence[str]):
+        self.markers = markers
+        self.has_ended = False  # a marker was met
+        self._held = ""
+        self._begun = False
+
+    def add(self, text: str) -> str:
+        """What can be shown now that `text` has come."""
+        if self.has_ended:
+            return ""
+        self._held += text
+        if self._cut():
+            return self.finish()
+        ready = len(self._held) - self._held_back()
+        if not self._held[:ready].strip():
+            return ""
+        shown = self._held[:ready] if self._begun else self._held[:ready].lstrip()
+        self._held, self._begun = self._held[ready:], True
+        return shown
+
+    def finish(self) -> str:
+        """The rest, when nothing more comes."""
+        last = self._held.rstrip() if self._begun else self._held.strip()
+        self._held = ""
+        return last
+
+    def _cut(self) -> bool:
+        """Drop what comes from the first marker on, if there is one."""
+        found = [self._held.index(marker) for marker in self.markers if marker in self._held]
+        if found:
+            self._held, self.has_ended = self._held[: min(found)], True
+        return self.has_ended
+
+    def _held_back(self) -> int:
+        """How many characters at the end cannot be shown yet."""
+        begun = max((_begun(self._held, marker) for marker in self.markers), default=0)
+        sure = self._held[: len(self._held) - begun].rstrip()
+        return len(self._held) - len(sure)
 
 
-def _held_back(text: str, marker: str) -> int:
-    """How many characters at the end of `text` cannot be shown yet."""
+def _begun(text: str, marker: str) -> int:
+    """How many characters at the end of `text` are the beginning of `marker`."""
     longest = min(len(marker) - 1, len(text))
-    begun = next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)
-    sure = text[: len(text) - begun].rstrip()
-    return len(text) - len(sure)
-
-
-class AnswerEnded(StoppingCriteria):
-    """Rows whose answer holds the marker are done; all are, once `stop` was called."""
-
-    def __init__(self, processor: MplugOwlProcessor, marker: str | None, prompt_length: int):
-        self.tokenizer = processor.tokenizer
-        self.marker = marker
-        self.marker_tokens = len((marker or "").encode())  # at most: a token is a byte or more
-        self.prompt_length = prompt_length
-        self.stopped = False
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        done = torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)
-        if self.marker and not self.stopped:
-            tails = input_ids[:, self.prompt_length :][:, -self.marker_tokens :].tolist()
-            texts = [self.tokenizer.decode(tail, skip_special_tokens=True) for tail in tails]
-            done |= torch.tensor([self.marker in text for text in texts], device=input_ids.device)
-        return done  # pyright: ignore[reportReturnType]
+    return next((n for n in range(longest, 0, -1) if text.endswith(marker[:n])), 0)

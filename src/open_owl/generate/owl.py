@@ -1,22 +1,18 @@
 """A model that one can talk to."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from queue import SimpleQueue
-from typing import Any
-
-import torch
-from jinja2 import TemplateError
-from transformers import BatchFeature, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
 
-from .ending import AnswerEnded, closing_token, turn_marker, until_marker
-from .messages import Messages, Question, read_messages
-
-DEFAULT_NEW_TOKENS = 512
+from .answer import Answer
+from .ending import ShownText
+from .engine import Engine
+from .messages import Messages, read_messages
+from .prompt import needs_special_tokens, render
+from .request import Likelihood
+from .sampling import DEFAULT_NEW_TOKENS, Sampling
+from .weights import Weights
 
 
 class Owl:
@@ -25,17 +21,29 @@ class Owl:
     Messages are as OpenAI and Hugging Face write them (`read_messages`). A string is a user's own words: a
     literal `<image>` in it is text. All answers come without white space around them.
 
-    Options of all three ways to ask:
-        max_new_tokens: the longest answer, in tokens; less where the LLM's positions end.
-        temperature: 0 for the likeliest token at each step; else tokens are drawn, the higher the wilder.
-        top_p: draw only among the likeliest tokens that have this share of the probability together.
+    Options of all three ways to ask are those of `Sampling`: max_new_tokens, temperature, top_p, seed, stop
+    and more.
+
+    Args:
+        weights: of the LLM while it answers: "auto", or on a CPU "float32", "float16" or "int8" (packed).
+        engine_options: of `Engine`, such as kv_tokens and max_running.
     """
 
-    def __init__(self, model: MplugOwlForConditionalGeneration, processor: MplugOwlProcessor):
+    def __init__(
+        self,
+        model: MplugOwlForConditionalGeneration,
+        processor: MplugOwlProcessor,
+        weights: Weights = "auto",
+        **engine_options: int | None,
+    ):
         self.model = model.eval()
         self.processor = processor
-        self._ends = sorted({closing_token(processor), *_ids(model.generation_config.eos_token_id)})
-        self._marker = turn_marker(processor)
+        self._engine_options = {"weights": weights, **engine_options}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What makes the answers; begun, and its memory taken, when it is first needed."""
+        return Engine(self.model, self.processor, **self._engine_options)  # pyright: ignore[reportArgumentType]
 
     def chat(
         self,
@@ -43,13 +51,14 @@ class Owl:
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        **more,
     ) -> str:
         """The answer to a conversation.
 
         Raises:
             ValueError: messages that cannot be read, or more of them than the LLM has positions for.
         """
-        return self.chat_many([messages], max_new_tokens, temperature, top_p)[0]
+        return self._ask(messages, max_new_tokens, temperature, top_p, more).result()
 
     def chat_many(
         self,
@@ -57,15 +66,19 @@ class Owl:
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        **more,
     ) -> list[str]:
-        """The answers to several conversations, computed as one batch; each is what `chat` would answer."""
-        if not conversations:
-            return []
-        inputs = self._inputs(conversations)
-        options = self._options(inputs, max_new_tokens, temperature, top_p)
-        ids = self._generate(inputs, self._ending(inputs), options)
-        answers = ids[:, inputs["input_ids"].shape[1] :].tolist()
-        return ["".join(until_marker([self._decode(answer)], self._marker)) for answer in answers]
+        """The answers to several conversations, made side by side; each is what `chat` would answer."""
+        answers: list[Answer] = []
+        try:
+            for messages in conversations:
+                self._make_room(answers)
+                answers.append(self._ask(messages, max_new_tokens, temperature, top_p, more))
+            return [answer.result() for answer in answers]
+        except BaseException:
+            for answer in answers:
+                answer.cancel()
+            raise
 
     def stream(
         self,
@@ -73,6 +86,7 @@ class Owl:
         max_new_tokens: int = DEFAULT_NEW_TOKENS,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        **more,
     ) -> Iterator[str]:
         """The answer in pieces as it is made; joined they are what `chat` answers.
 
@@ -81,142 +95,48 @@ class Owl:
         Raises:
             ValueError: as `chat`, before the first piece.
         """
-        inputs = self._inputs([messages])
-        return self._stream(inputs, self._options(inputs, max_new_tokens, temperature, top_p))
+        answer = self._ask(messages, max_new_tokens, temperature, top_p, more)
+        return (piece.text for piece in answer)
 
-    def _stream(self, inputs: BatchFeature, options: dict[str, Any]) -> Iterator[str]:
-        tokens, ending = _TokenQueue(), self._ending(inputs)
-        with ThreadPoolExecutor(1) as pool:
-            generation = pool.submit(self._generate, inputs, ending, options, tokens)
-            generation.add_done_callback(lambda _: tokens.end())  # after an error too
-            try:
-                yield from until_marker(self._decode_pieces(tokens), self._marker)
-            finally:
-                ending.stop()
-            generation.result()
-
-    def _inputs(self, conversations: Sequence[Messages]) -> BatchFeature:
-        """ids and mask [conversations, longest], padded on the left, and the pixels of all in order."""
-        processor = self.processor
-        questions = [read_messages(messages, processor.num_frames) for messages in conversations]
-        texts = [_render(question, processor) for question in questions]
-        bos = processor.tokenizer.bos_token
-        inputs = processor(
-            text=texts,
-            images=list(chain.from_iterable(question.images for question in questions)) or None,
-            videos=list(chain.from_iterable(question.videos for question in questions)) or None,
-            padding=True,
-            padding_side="left",
-            add_special_tokens=bos is None or not texts[0].startswith(bos),
+    def beam_search(
+        self, messages: Messages, num_beams: int = 4, max_new_tokens: int = DEFAULT_NEW_TOKENS
+    ) -> str:
+        """The likeliest answer that `num_beams` beams find, by transformers' own `generate`."""
+        question = read_messages(messages, self.processor.num_frames)
+        text = render(question, self.processor)
+        inputs = self.processor(
+            text=[text],
+            images=question.images or None,
+            videos=question.videos or None,
+            add_special_tokens=needs_special_tokens(text, self.processor),
             return_tensors="pt",
-        )
-        return inputs.to(self.model.device)
-
-    def _options(
-        self, inputs: BatchFeature, max_new_tokens: int, temperature: float, top_p: float
-    ) -> dict[str, Any]:
-        """What transformers' `generate` is told beside the inputs."""
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; an answer has at least 1 token")
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                f"temperature {temperature} and top_p {top_p}; use 0 or more, and above 0 up to 1"
-            )
-        length = inputs["input_ids"].shape[1]
-        positions = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if positions is not None and length >= positions:
-            raise ValueError(
-                f"the conversation has {length} tokens and the LLM {positions} positions; begin a new one, "
-                f"or leave out its first messages"
-            )
-        room = max_new_tokens if positions is None else positions - length
-        likeliest = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p}
-        return {
-            "max_new_tokens": min(max_new_tokens, room),
-            "eos_token_id": self._ends,
-            "pad_token_id": self.processor.tokenizer.pad_token_id,
-            **(drawn if temperature else likeliest),
-        }
-
-    def _ending(self, inputs: BatchFeature) -> AnswerEnded:
-        return AnswerEnded(self.processor, self._marker, inputs["input_ids"].shape[1])
-
-    def _generate(
-        self,
-        inputs: BatchFeature,
-        ending: AnswerEnded,
-        options: dict[str, Any],
-        streamer: BaseStreamer | None = None,
-    ) -> torch.Tensor:
-        """ids [conversations, prompt + answer]."""
-        criteria = StoppingCriteriaList([ending])
+        ).to(self.engine.device)
+        prompt = inputs["input_ids"].shape[1]
         # pyright takes `generate`'s protocol for a class that has every field of every model.
-        return self.model.generate(**inputs, **options, stopping_criteria=criteria, streamer=streamer)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.processor.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ids = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+            **inputs,
+            num_beams=num_beams,
+            do_sample=False,
+            max_new_tokens=max(1, min(max_new_tokens, self.engine.max_positions - prompt)),
+            eos_token_id=sorted(self.engine.ends),
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+        shown = ShownText(self.engine.markers)
+        return (
+            shown.add(self.processor.tokenizer.decode(ids[0, prompt:], skip_special_tokens=True))
+            + shown.finish()
         )
 
-    def _decode_pieces(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The new text after each token; half a character waits for its other half."""
-        ids: list[int] = []
-        shown = text = ""
-        for token in tokens:
-            ids.append(token)
-            text = self._decode(ids)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                yield text[len(shown) :]
-                shown = text
-        yield text[len(shown) :]
+    def loglikelihood(self, messages: Messages, answer: str) -> Likelihood:
+        """How likely the model finds `answer`: to choose among given ones."""
+        return self.engine.loglikelihood(messages, answer)
 
+    def _ask(self, messages: Messages, max_new_tokens: int, temperature: float, top_p: float, more) -> Answer:
+        sampling = Sampling(max_new_tokens, temperature, top_p=top_p, **more)
+        return self.engine.submit(messages, sampling)
 
-class _TokenQueue(BaseStreamer):
-    """Carries the answer's tokens from the thread that generates to the one that shows."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[int | None] = SimpleQueue()
-        self._is_prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._is_prompt:  # generate begins with it
-            self._is_prompt = False
-            return
-        for token in value.flatten().tolist():
-            self._queue.put(token)
-
-    def end(self) -> None:
-        self._queue.put(None)
-
-    def __iter__(self) -> Iterator[int]:
-        while (token := self._queue.get()) is not None:
-            yield token
-
-
-def _render(question: Question, processor: MplugOwlProcessor) -> str:
-    """The prompt as training has it, up to where the answer begins."""
-    messages = [
-        {**message, "content": [_protected(part, processor) for part in message["content"]]}
-        for message in question.messages
-    ]
-    try:
-        return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        if messages[0]["role"] != "system":
-            raise ValueError(f"the chat template refuses the conversation: {error}") from error
-    # Some templates know no system role: its words then stand before the first question, as in training.
-    system, first, *rest = question.messages
-    folded = {"role": "user", "content": [*system["content"], *first["content"]]}
-    return _render(Question([folded, *rest]), processor)
-
-
-def _protected(part: dict[str, str], processor: MplugOwlProcessor) -> dict[str, str]:
-    return {**part, "text": processor.protect(part["text"])} if part["type"] == "text" else part
-
-
-def _ids(value: int | Sequence[int] | None) -> list[int]:
-    """`generation_config` holds one id, several or none."""
-    if value is None:
-        return []
-    return [value] if isinstance(value, int) else list(value)
+    def _make_room(self, answers: list[Answer]) -> None:
+        """Wait for the oldest rather than overfill the engine's queue, and with it memory with pictures."""
+        at_once = self.engine.max_running + self.engine.max_waiting // 2
+        if len(answers) >= at_once:
+            answers[len(answers) - at_once].result()

@@ -1,0 +1,339 @@
+"""How fast does a model answer, beside transformers' `generate` of the same checkpoint?
+
+    python benchmarks/generate.py                # the shipped towers' size, and 468M random parameters
+    python benchmarks/generate.py --size small   # one of them
+
+`generate` is measured in the fastest way that there is for it in float32: our class, and the stock causal LM
+on `inputs_embeds`, each with a dynamic and a static cache; the best counts. The engine runs with float32
+weights and with packed ones. Figures at batch 1 are medians of `--repeats`; nothing ends an answer early, so
+that all ways say equally many tokens. Beside them: what one token must take for reading the weights once, at
+the bandwidth that this machine shows.
+"""
+
+import argparse
+import copy
+import logging
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    set_seed,
+)
+
+from open_owl.compose import compose
+from open_owl.generate import Owl
+from open_owl.generate.sampling import Sampling
+from open_owl.generate.weights import can_pack
+from open_owl.owlet.quickstart import ABSTRACTOR, TOWERS
+
+BATCHES = (1, 8, 32)
+CONCURRENT = 16
+PROMPT = 128  # tokens at least, where the model has positions for them
+Pair = tuple[Any, Any]
+
+
+def small(folder: Path) -> Pair:
+    """The shipped towers (LLM of 0.5M parameters) with an abstractor that nobody trained."""
+    set_seed(0)
+    return compose(TOWERS["vision"], TOWERS["llm"], **ABSTRACTOR)
+
+
+def large(folder: Path) -> Pair:
+    """A random Llama of 468M parameters, and a ViT of CLIP's base size."""
+    set_seed(0)
+    llm = LlamaConfig(
+        vocab_size=32000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
+        num_attention_heads=16, num_key_value_heads=16, max_position_embeddings=2048,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+        image_size=224, patch_size=32, projection_dim=512,
+    )  # fmt: skip
+    LlamaForCausalLM(llm).save_pretrained(folder / "llm")
+    # The words of the tiny tokenizer do: which tokens are read and said does not matter here.
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(TOWERS["llm"]).save_pretrained(folder / "llm")
+    CLIPVisionModel(vision).save_pretrained(folder / "vision")
+    CLIPImageProcessorPil().save_pretrained(folder / "vision")
+    return compose(folder / "vision", folder / "llm", num_query_tokens=64, num_layers=6)
+
+
+SIZES = {"small": small, "large": large}
+
+
+class Asked:
+    """Conversations of one size: words from a seed, a picture of random pixels in each."""
+
+    def __init__(self, owl: Owl, seed: int):
+        self.random, self.owl = random.Random(seed), owl
+        vocabulary = [word for word in owl.processor.tokenizer.get_vocab() if word.isalpha()]
+        self.words = sorted(vocabulary)
+
+    def messages(self, tokens: int = PROMPT, picture: Image.Image | None = None) -> list[dict]:
+        picture = picture or self.picture()
+        few = tokens - self.owl.processor.num_image_tokens - 20
+        text = " ".join(self.random.choice(self.words) for _ in range(max(few, 4)))
+        parts = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        return [{"role": "user", "content": parts}]
+
+    def picture(self) -> Image.Image:
+        return Image.frombytes("RGB", (224, 224), self.random.randbytes(3 * 224 * 224))
+
+
+def medians(repeats: int, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The median of each figure, after one round that is not counted."""
+    work()
+    rounds = [work() for _ in range(repeats)]
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def inputs_of(owl: Owl, conversations: list[list[dict]]) -> dict[str, Any]:
+    """What `generate` takes: ids padded on the left, and pixels."""
+    from open_owl.generate.messages import read_messages
+    from open_owl.generate.prompt import render
+
+    questions = [read_messages(messages, 8) for messages in conversations]
+    images = [image for question in questions for image in question.images]
+    return dict(
+        owl.processor(
+            text=[render(question, owl.processor) for question in questions], images=images,
+            padding=True, padding_side="left", return_tensors="pt",
+        )
+    )  # fmt: skip
+
+
+class Generate:
+    """transformers' `generate`, in one of its ways."""
+
+    def __init__(self, owl: Owl, model: PreTrainedModel, is_stock: bool, cache: str):
+        self.owl, self.model, self.is_stock = owl, model, is_stock
+        self.name = f"generate, {'stock LLM on embeddings' if is_stock else 'our class'}, {cache} cache"
+        self.options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
+        if cache == "static":
+            self.options |= {"cache_implementation": "static", "disable_compile": True}
+
+    @torch.inference_mode()
+    def answer(self, conversations: list[list[dict]], tokens: int) -> float:
+        """Seconds for so many tokens of each, reading and looking included."""
+        started = time.perf_counter()
+        inputs = inputs_of(self.owl, conversations)
+        if self.is_stock:
+            embeds, _ = self.owl.model.model._embed(inputs["input_ids"], inputs["pixel_values"], None)
+            inputs = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+        self.model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, **self.options)
+        return time.perf_counter() - started
+
+
+class OfEngine:
+    """Our engine."""
+
+    def __init__(self, owl: Owl):
+        self.owl, self.name = owl, f"engine, {owl.engine.weights}"
+
+    def answer(self, conversations: list[list[dict]], tokens: int) -> float:
+        started = time.perf_counter()
+        self.owl.chat_many(conversations, max_new_tokens=tokens)
+        return time.perf_counter() - started
+
+    def first_token(self, messages: list[dict]) -> float:
+        started = time.perf_counter()
+        self.owl.engine.submit(messages, Sampling(1)).result()
+        return time.perf_counter() - started
+
+
+def never_ends(owl: Owl) -> Owl:
+    """All answers run to their limit."""
+    owl.engine.ends.clear()
+    owl.engine.markers.clear()
+    return owl
+
+
+def decoding(way: Generate | OfEngine, asked: Asked, rows: int, tokens: int) -> dict[str, float]:
+    """Tokens a second of all rows together, after the first token of each."""
+    conversations = [asked.messages() for _ in range(rows)]
+    first = way.answer(conversations, 1)
+    again = [asked.messages() for _ in range(rows)]
+    whole = way.answer(again, tokens)
+    return {"decode": rows * (tokens - 1) / (whole - first), "first": first}
+
+
+def mixed(asked: Asked, rows: int, tokens: int) -> list[tuple[list[dict], int]]:
+    """Prompts and answers of lengths that differ by a factor of four."""
+    lengths = [asked.random.randint(tokens // 4, tokens) for _ in range(rows)]
+    return [(asked.messages(asked.random.randint(PROMPT // 2, 2 * PROMPT)), n) for n in lengths]
+
+
+def together(engine: OfEngine, load: list[tuple[list[dict], int]]) -> float:
+    started = time.perf_counter()
+    answers = [engine.owl.engine.submit(messages, Sampling(n)) for messages, n in load]
+    for answer in answers:
+        answer.result()
+    return sum(n for _, n in load) / (time.perf_counter() - started)
+
+
+def one_by_one(way: Generate, load: list[tuple[list[dict], int]]) -> float:
+    seconds = sum(way.answer([messages], n) for messages, n in load)
+    return sum(n for _, n in load) / seconds
+
+
+def as_a_batch(way: Generate, load: list[tuple[list[dict], int]]) -> float:
+    """Everything padded to the longest prompt and run to the longest answer; only wanted tokens count."""
+    seconds = way.answer([messages for messages, _ in load], max(n for _, n in load))
+    return sum(n for _, n in load) / seconds
+
+
+def bandwidth() -> float:
+    """GB/s at which memory is read: sums over a gigabyte, the best of five."""
+    values = torch.ones(2**28)
+    best = min(_seconds(values.sum) for _ in range(5))
+    return values.numel() * 4 / best / 1e9
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def weight_bytes(owl: Owl, kind: str) -> int:
+    """Of what one token reads: the LLM's matrices and its head."""
+    llm = owl.model.model.language_model
+    count = sum(p.numel() for name, p in llm.named_parameters() if p.ndim == 2 and "embed" not in name)
+    count += owl.model.lm_head.weight.numel()
+    return count * {"float32": 4, "float16": 2, "int8": 1}[kind]
+
+
+def generates(owl: Owl) -> Iterator[Generate]:
+    """Every way in which transformers generates from this checkpoint."""
+    stock = LlamaForCausalLM(owl.model.config.text_config).eval()
+    stock.model, stock.lm_head = owl.model.model.language_model, owl.model.lm_head
+    for cache in ("dynamic", "static"):
+        yield Generate(owl, owl.model, False, cache)
+        yield Generate(owl, stock, True, cache)
+
+
+def measure(name: str, folder: Path, repeats: int, console: Console) -> None:
+    model, processor = SIZES[name](folder)
+    tokens = 96 if name == "small" else 32
+    plain = never_ends(Owl(copy.deepcopy(model), processor, weights="float32"))
+    asked = Asked(plain, seed=0)
+    speed = bandwidth()
+    reference, batched = _best_generate(plain, asked, tokens, repeats, console)
+    rows = [("fastest generate (float32)", reference | batched)]
+    floors = {}
+    for kind in ("float32", "float16", "int8"):
+        if kind != "float32" and not can_pack(kind):
+            console.print(f"{kind}: not to be had on this machine")
+            continue
+        floors[f"engine, {kind}"] = weight_bytes(plain, kind) / speed / 1e9
+        owl = plain if kind == "float32" else never_ends(Owl(copy.deepcopy(model), processor, weights=kind))
+        rows.append((f"engine, {kind}", _of_engine(OfEngine(owl), asked, tokens, repeats)))
+        console.print(f"  {rows[-1][0]}: {rows[-1][1]['decode 1']:.1f} tokens/s at batch 1")
+    console.print(table_of(name, rows, floors))
+    console.print(
+        f"memory is read at {speed:.1f} GB/s; {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+
+
+def _best_generate(
+    owl: Owl, asked: Asked, tokens: int, repeats: int, console: Console
+) -> tuple[dict[str, float], dict[str, float]]:
+    ways = list(generates(owl))
+    found = {}
+    for way in ways:
+        found[way] = medians(repeats, lambda way=way: decoding(way, asked, 1, tokens))
+        console.print(f"  {way.name}: {found[way]['decode']:.1f} tokens/s at batch 1")
+    best = max(ways, key=lambda way: found[way]["decode"])
+    figures = {
+        "decode 1": found[best]["decode"],
+        "first, new picture": min(f["first"] for f in found.values()),
+    }
+    for rows in BATCHES[1:]:
+        each = (
+            medians(1, lambda way=way, rows=rows: decoding(way, asked, rows, tokens))
+            for way in (best, ways[0])
+        )
+        figures[f"decode {rows}"] = max(one["decode"] for one in each)
+    load = mixed(asked, CONCURRENT, tokens)
+    return figures, {f"{CONCURRENT} mixed": one_by_one(best, load), "as one batch": as_a_batch(ways[0], load)}
+
+
+def _of_engine(engine: OfEngine, asked: Asked, tokens: int, repeats: int) -> dict[str, float]:
+    figures = {}
+    for rows in BATCHES:
+        found = medians(repeats if rows == 1 else 1, lambda rows=rows: decoding(engine, asked, rows, tokens))
+        figures[f"decode {rows}"] = found["decode"]
+    new = [engine.first_token(asked.messages()) for _ in range(5)]
+    picture = asked.picture()
+    engine.first_token(asked.messages(picture=picture))
+    # Words first, so that the prompt begins otherwise and only the picture is known.
+    known = [engine.first_token(_picture_last(asked.messages(picture=picture))) for _ in range(5)]
+    figures |= {
+        "first, new picture": statistics.median(new),
+        "first, known picture": statistics.median(known),
+    }
+    together(engine, mixed(asked, CONCURRENT, tokens))
+    figures[f"{CONCURRENT} mixed"] = together(engine, mixed(asked, CONCURRENT, tokens))
+    return figures
+
+
+def _picture_last(messages: list[dict]) -> list[dict]:
+    return [{**message, "content": message["content"][::-1]} for message in messages]
+
+
+def table_of(name: str, rows: list[tuple[str, dict[str, float]]], floors: dict[str, float]) -> Table:
+    columns = [f"decode {n}" for n in BATCHES] + [f"{CONCURRENT} mixed", "as one batch"]
+    table = Table(title=f"{name}: tokens a second (x the fastest generate), and seconds to the first token")
+    for column in ("way", *columns, "x floor", "new picture", "known picture"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    reference = rows[0][1]
+    for way, figures in rows:
+        cells = [way]
+        for column in columns:
+            value = figures.get(column)
+            base = reference[f"{CONCURRENT} mixed" if column == "as one batch" else column]
+            cells.append("" if value is None else f"{value:.1f} ({value / base:.2f}x)")
+        floor = floors.get(way)
+        cells.append("" if floor is None else f"{1 / figures['decode 1'] / floor:.2f}")
+        cells += [_milliseconds(figures.get(f"first, {which} picture")) for which in ("new", "known")]
+        table.add_row(*cells)
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.0f} ms"
+
+
+def main() -> None:
+    import tempfile
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, help="one size only")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    console = Console(width=180)
+    for name in [options.size] if options.size else SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(name, Path(folder), options.repeats, console)
+
+
+if __name__ == "__main__":
+    main()

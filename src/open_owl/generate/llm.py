@@ -1,0 +1,94 @@
+"""Which way the engine runs an LLM, and with which weights."""
+
+import logging
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from open_owl.model import MplugOwlForConditionalGeneration
+
+from .decoder import Decoder, Run, StockDecoder
+from .fused import JOINED, FusedDecoder, fits
+from .memory import Memory
+from .weights import PackedLinear, Slice, Weights, choose
+
+logger = logging.getLogger(__name__)
+
+TRIED = 12  # tokens by which two ways of running an LLM are compared
+
+
+def open_decoder(
+    model: MplugOwlForConditionalGeneration, weights: Weights, max_positions: int, device: torch.device
+) -> tuple[Decoder, str]:
+    """How to run the model's LLM, and the kind of its weights; packs them where that is asked for or pays.
+
+    Raises:
+        ValueError: weights that are not to be had here.
+    """
+    language_model: Any = model.model.language_model
+    linears = [module for module in [*language_model.modules(), model.lm_head] if type(module) is nn.Linear]
+    kind = choose(weights, linears, device)
+    fuses = fits(language_model, max_positions) and _agrees(language_model, max_positions)
+    if kind != "float32":
+        _pack(model, kind, JOINED if fuses else ())
+    if device.type == "cpu" and model.dtype != torch.float32:
+        model.float()  # CPUs have no fast way with halves, but for packed weights
+    decoder = FusedDecoder(language_model, max_positions) if fuses else StockDecoder(language_model, device)
+    return decoder, kind
+
+
+def _agrees(language_model: Any, max_positions: int) -> bool:
+    agreed = agrees(FusedDecoder(language_model, max_positions), language_model)
+    if not agreed:
+        name = type(language_model).__name__
+        logger.info("%s does not compute as Llama does; it runs as transformers has it", name)
+    return agreed
+
+
+@torch.inference_mode()
+def agrees(decoder: Decoder, language_model: Any) -> bool:
+    """Whether `decoder` computes what transformers does, by a few tokens: all at once, and one after them."""
+    embedding = language_model.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(len(embedding), (TRIED,), generator=generator).to(embedding.device)
+    embeds = embedding[ids]
+    wanted = language_model(inputs_embeds=embeds[None], past_key_values=DynamicCache()).last_hidden_state[0]
+    memory = Memory(decoder.shapes(), TRIED)
+    runs = [Run(0, 0, TRIED - 3), Run(0, TRIED - 3, 2), Run(0, TRIED - 1, 1)]
+    try:
+        found = torch.cat(
+            [decoder.forward(embeds[run.start : run.start + run.count], [run], memory) for run in runs]
+        )
+    except RuntimeError as error:  # shapes that do not fit
+        logger.info("it runs as transformers has it: %s", error)
+        return False
+    tolerance = 1e-4 if embedding.dtype == torch.float32 else 5e-2
+    return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+
+
+def _pack(model: MplugOwlForConditionalGeneration, kind: str, joined: tuple[tuple[str, ...], ...]) -> None:
+    """Every linear layer of the LLM and its head; layers that are joined become slices of one."""
+    language_model: Any = model.model.language_model
+    for parent in list(language_model.modules()):
+        for names in joined:
+            if all(type(getattr(parent, name, None)) is nn.Linear for name in names):
+                _pack_joined(parent, names, kind)
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child.weight, child.bias, kind))
+    head = model.lm_head
+    if type(head) is nn.Linear:
+        model.lm_head = cast(nn.Linear, PackedLinear(head.weight, head.bias, kind))
+
+
+def _pack_joined(parent: nn.Module, names: tuple[str, ...], kind: str) -> None:
+    layers = [cast(nn.Linear, getattr(parent, name)) for name in names]
+    has_bias = layers[0].bias is not None
+    bias = torch.cat([layer.bias.detach() for layer in layers]) if has_bias else None
+    packed = PackedLinear(torch.cat([layer.weight.detach() for layer in layers]), bias, kind)
+    first = 0
+    for name, layer in zip(names, layers, strict=True):
+        setattr(parent, name, Slice(packed, first, first + layer.out_features))
+        first += layer.out_features
