@@ -47,7 +47,7 @@ def generated(owl: Owl, messages: list[dict], tokens: int, **options: Any) -> Wa
         add_special_tokens=needs_special_tokens(text, processor),
         return_tensors="pt",
     )
-    ends = sorted(owl.engine.ends)
+    ends = sorted(owl.engine.ends) or [processor.tokenizer.eos_token_id]
     out = model.generate(
         **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0],
         return_dict_in_generate=True, output_logits=True, **options,
