@@ -33,6 +33,7 @@ from .weights import Weights
 PREFILLED_BESIDE = 256  # tokens of prompts a step while others are answered, so that those do not stall
 PREFILLED_ALONE = 1024
 POSITIONS = 4096  # of an LLM that does not say how many it has
+WORTH_TWO_THREADS = 16 * 2**20  # bytes of the LLM's matrices; less lies in one core's cache
 VISUAL_BYTES = 256 * 2**20
 SECONDS_IDLE = 2.0  # after which the engine's thread ends; the next conversation begins a new one
 GREEDY = Sampling()
@@ -89,6 +90,7 @@ class Engine:
         positions = getattr(model.config.text_config, "max_position_embeddings", None)
         self.max_positions: int = positions or POSITIONS
         self.decoder, self.weights = open_decoder(model, weights, self.max_positions, self.device)
+        self._is_small = self.device.type == "cpu" and size_of_matrices(model) < WORTH_TWO_THREADS
         self.memory = Memory(self.decoder.shapes(), kv_tokens or self._affordable_tokens())
         self.visual = VisualTokens(model, processor, self.device, VISUAL_BYTES)
         self.ends = {closing_token(processor), *_ids(model.generation_config.eos_token_id)}
@@ -191,6 +193,8 @@ class Engine:
 
     def _work(self) -> None:
         """The engine's thread; it ends when nothing has come for a while, and holds nothing then."""
+        if self._is_small:
+            compute_alone()
         with torch.inference_mode():
             while self._wait_for_work():
                 try:
@@ -356,6 +360,24 @@ class Engine:
         failed = list(self._running) or list(self._waiting)[:1]
         for request in failed:
             self._end(request, "cancelled", error)
+
+
+def size_of_matrices(model: MplugOwlForConditionalGeneration) -> int:
+    """Bytes in float32 of what a token is multiplied with in the LLM, but not of packed matrices."""
+    matrices = (p for p in model.model.language_model.parameters() if p.ndim == 2)
+    return 4 * sum(matrix.numel() for matrix in matrices)
+
+
+def compute_alone() -> None:
+    """The thread that calls this computes alone from now on: to a small model threads are in each other's way.
+
+    torch hands the number on to threads that begin later; a thread that ends at once puts that right again.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    thread = threading.Thread(target=torch.set_num_threads, args=(before,))
+    thread.start()
+    thread.join()
 
 
 def device_of(model: MplugOwlForConditionalGeneration) -> torch.device:

@@ -5,7 +5,9 @@ operations. Here a layer is a dozen of them, the projections of queries, keys an
 of any number of conversations go through together; only attention is each conversation's own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 from .decoder import Run
 from .memory import LayerShape, Memory
-from .weights import Slice
+from .weights import PackedLinear, Slice
 
 CHILDREN = {
     "model": {"embed_tokens", "layers", "norm", "rotary_emb"},
@@ -30,12 +32,12 @@ class Layer:
     """What one layer computes with; `qkv` and `gate_up` are [tokens, in] -> [tokens, all their outputs]."""
 
     norm: torch.Tensor
-    qkv: Any
+    qkv: Callable[[torch.Tensor], torch.Tensor]
     heads_norm: torch.Tensor | None  # [heads of queries and keys, size]
-    out: Any
+    out: Callable[[torch.Tensor], torch.Tensor]
     norm_2: torch.Tensor
-    gate_up: Any
-    down: Any
+    gate_up: Callable[[torch.Tensor], torch.Tensor]
+    down: Callable[[torch.Tensor], torch.Tensor]
 
 
 class FusedDecoder:
@@ -63,12 +65,12 @@ class FusedDecoder:
             heads_norm = torch.cat([norm.weight.detach().expand(n, self.size) for norm, n in norms])
         return Layer(
             norm=self._weight(layer.input_layernorm.weight),
-            qkv=joined([getattr(attention, name) for name in JOINED[0]]),
+            qkv=product(joined([getattr(attention, name) for name in JOINED[0]])),
             heads_norm=heads_norm,
-            out=attention.o_proj,
+            out=product(attention.o_proj),
             norm_2=self._weight(layer.post_attention_layernorm.weight),
-            gate_up=joined([getattr(mlp, name) for name in JOINED[1]]),
-            down=mlp.down_proj,
+            gate_up=product(joined([getattr(mlp, name) for name in JOINED[1]])),
+            down=product(mlp.down_proj),
         )
 
     def _rotary(self, language_model: Any, max_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +105,8 @@ class FusedDecoder:
                 both[:, place] = written
             else:
                 both.index_copy_(1, place, written)
-            hidden = hidden + layer.out(self._attend(mixed[:, :heads], keys, values, runs, masks))
+            queries = mixed[:, :heads].mul_(self.scaling)
+            hidden = hidden + layer.out(self._attend(queries, keys, values, runs, masks))
             gate, up = layer.gate_up(self._normed(hidden, layer.norm_2)).chunk(2, -1)
             hidden = hidden + layer.down(self.act(gate).mul_(up))
         return self._normed(hidden, self.norm)
@@ -132,24 +135,21 @@ class FusedDecoder:
         runs: list[Run],
         masks: list[torch.Tensor | None],
     ) -> torch.Tensor:
-        """queries [tokens, heads, size] over each run's own keys -> [tokens, heads * size]."""
-        pieces, first = [], 0
+        """Scaled queries [tokens, heads, size] over each run's own keys -> [tokens, heads * size]."""
+        pieces, first, turned_keys = [], 0, keys.transpose(1, 2)
         for run, mask in zip(runs, masks, strict=True):
-            end = run.offset + run.start + run.count
-            mine = queries[first : first + run.count]
+            offset, known = run.offset, run.start + run.count
+            mine, its_values = queries.narrow(0, first, run.count), values.narrow(1, offset, known)
             first += run.count
             if run.count == 1:
-                pieces.append(self._one(mine, keys[:, run.offset : end], values[:, run.offset : end]))
+                pieces.append(self._one(mine, turned_keys.narrow(2, offset, known), its_values))
             else:
-                pieces.append(
-                    self._several(mine, keys[:, run.offset : end], values[:, run.offset : end], mask)
-                )
+                pieces.append(self._several(mine, keys.narrow(1, offset, known), its_values, mask))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _one(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """[1, heads, size] over [kv heads, known, size] -> [1, heads * size]"""
-        query = query.reshape(self.kv_heads, -1, self.size)
-        scores = torch.bmm(query, keys.transpose(1, 2)).mul_(self.scaling)
+    def _one(self, query: torch.Tensor, turned_keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """[1, heads, size] over [kv heads, size, known] and [kv heads, known, size] -> [1, heads * size]"""
+        scores = torch.bmm(query.view(self.kv_heads, -1, self.size), turned_keys)
         return torch.bmm(scores.softmax(-1), values).view(1, -1)
 
     def _several(
@@ -162,7 +162,7 @@ class FusedDecoder:
             values[None],
             attn_mask=mask,
             is_causal=mask is None,
-            scale=self.scaling,
+            scale=1.0,
             enable_gqa=self.heads != self.kv_heads,
         )  # [1, heads, count, size]
         return attended[0].transpose(0, 1).reshape(len(queries), -1)
@@ -186,6 +186,13 @@ def _places(runs: list[Run], device: torch.device) -> tuple[slice | torch.Tensor
         positions += range(run.start, run.start + run.count)
         places += range(run.offset + run.start, run.offset + run.start + run.count)
     return torch.tensor(positions, device=device), torch.tensor(places, device=device)
+
+
+def product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a layer computes, for plain ones without the way through `nn.Module.__call__`."""
+    if type(layer) is nn.Linear:
+        return partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
+    return layer.forward if type(layer) is PackedLinear else layer
 
 
 def joined(layers: list[Any]) -> nn.Module:
