@@ -17,6 +17,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ from transformers import (
 
 from open_owl.compose import compose
 from open_owl.generate import Owl
+from open_owl.generate.machine import apart
 from open_owl.generate.sampling import Sampling
 from open_owl.generate.weights import can_pack
 from open_owl.owlet.quickstart import ABSTRACTOR, TOWERS
 
-BATCHES = (1, 8, 32)
 CONCURRENT = 16
 PROMPT = 128  # tokens at least, where the model has positions for them
 Pair = tuple[Any, Any]
@@ -74,6 +75,15 @@ def large(folder: Path) -> Pair:
 
 
 SIZES = {"small": small, "large": large}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    repeats: int
+    batches: tuple[int, ...] = (1, 8, 32)
+    with_mixed: bool = True
 
 
 class Asked:
@@ -127,9 +137,12 @@ class Generate:
         if cache == "static":
             self.options |= {"cache_implementation": "static", "disable_compile": True}
 
-    @torch.inference_mode()
     def answer(self, conversations: list[list[dict]], tokens: int) -> float:
         """Seconds for so many tokens of each, reading and looking included."""
+        return apart(self._answer, conversations, tokens)
+
+    @torch.inference_mode()
+    def _answer(self, conversations: list[list[dict]], tokens: int) -> float:
         started = time.perf_counter()
         inputs = inputs_of(self.owl, conversations)
         if self.is_stock:
@@ -227,22 +240,26 @@ def generates(owl: Owl) -> Iterator[Generate]:
         yield Generate(owl, stock, True, cache)
 
 
-def measure(name: str, folder: Path, repeats: int, console: Console) -> None:
-    model, processor = SIZES[name](folder)
+def measure(name: str, folder: Path, plan: Plan, console: Console) -> None:
+    model, processor = apart(SIZES[name], folder)
     tokens = 96 if name == "small" else 32
-    plain = never_ends(Owl(copy.deepcopy(model), processor, weights="float32"))
+    plain = never_ends(Owl(apart(copy.deepcopy, model), processor, weights="float32"))
     asked = Asked(plain, seed=0)
-    speed = bandwidth()
-    reference, batched = _best_generate(plain, asked, tokens, repeats, console)
-    rows = [("fastest generate (float32)", reference | batched)]
+    speed = apart(bandwidth)
+    reference = _best_generate(plain, asked, tokens, plan, console)
+    rows = [("fastest generate (float32)", reference)]
     floors = {}
     for kind in ("float32", "float16", "int8"):
         if kind != "float32" and not can_pack(kind):
             console.print(f"{kind}: not to be had on this machine")
             continue
         floors[f"engine, {kind}"] = weight_bytes(plain, kind) / speed / 1e9
-        owl = plain if kind == "float32" else never_ends(Owl(copy.deepcopy(model), processor, weights=kind))
-        rows.append((f"engine, {kind}", _of_engine(OfEngine(owl), asked, tokens, repeats)))
+        owl = (
+            plain
+            if kind == "float32"
+            else never_ends(Owl(apart(copy.deepcopy, model), processor, weights=kind))
+        )
+        rows.append((f"engine, {kind}", _of_engine(OfEngine(owl), asked, tokens, plan)))
         console.print(f"  {rows[-1][0]}: {rows[-1][1]['decode 1']:.1f} tokens/s at batch 1")
     console.print(table_of(name, rows, floors))
     console.print(
@@ -250,33 +267,35 @@ def measure(name: str, folder: Path, repeats: int, console: Console) -> None:
     )
 
 
-def _best_generate(
-    owl: Owl, asked: Asked, tokens: int, repeats: int, console: Console
-) -> tuple[dict[str, float], dict[str, float]]:
-    ways = list(generates(owl))
+def _best_generate(owl: Owl, asked: Asked, tokens: int, plan: Plan, console: Console) -> dict[str, float]:
+    ways = apart(list, generates(owl))
     found = {}
     for way in ways:
-        found[way] = medians(repeats, lambda way=way: decoding(way, asked, 1, tokens))
+        found[way] = medians(plan.repeats, lambda way=way: decoding(way, asked, 1, tokens))
         console.print(f"  {way.name}: {found[way]['decode']:.1f} tokens/s at batch 1")
     best = max(ways, key=lambda way: found[way]["decode"])
     figures = {
         "decode 1": found[best]["decode"],
         "first, new picture": min(f["first"] for f in found.values()),
     }
-    for rows in BATCHES[1:]:
+    for rows in plan.batches[1:]:
         each = (
             medians(1, lambda way=way, rows=rows: decoding(way, asked, rows, tokens))
             for way in (best, ways[0])
         )
         figures[f"decode {rows}"] = max(one["decode"] for one in each)
-    load = mixed(asked, CONCURRENT, tokens)
-    return figures, {f"{CONCURRENT} mixed": one_by_one(best, load), "as one batch": as_a_batch(ways[0], load)}
+    if plan.with_mixed:
+        load = mixed(asked, CONCURRENT, tokens)
+        figures |= {f"{CONCURRENT} mixed": one_by_one(best, load), "as one batch": as_a_batch(ways[0], load)}
+    return figures
 
 
-def _of_engine(engine: OfEngine, asked: Asked, tokens: int, repeats: int) -> dict[str, float]:
+def _of_engine(engine: OfEngine, asked: Asked, tokens: int, plan: Plan) -> dict[str, float]:
     figures = {}
-    for rows in BATCHES:
-        found = medians(repeats if rows == 1 else 1, lambda rows=rows: decoding(engine, asked, rows, tokens))
+    for rows in plan.batches:
+        found = medians(
+            plan.repeats if rows == 1 else 1, lambda rows=rows: decoding(engine, asked, rows, tokens)
+        )
         figures[f"decode {rows}"] = found["decode"]
     new = [engine.first_token(asked.messages()) for _ in range(5)]
     picture = asked.picture()
@@ -287,8 +306,9 @@ def _of_engine(engine: OfEngine, asked: Asked, tokens: int, repeats: int) -> dic
         "first, new picture": statistics.median(new),
         "first, known picture": statistics.median(known),
     }
-    together(engine, mixed(asked, CONCURRENT, tokens))
-    figures[f"{CONCURRENT} mixed"] = together(engine, mixed(asked, CONCURRENT, tokens))
+    if plan.with_mixed:
+        together(engine, mixed(asked, CONCURRENT, tokens))
+        figures[f"{CONCURRENT} mixed"] = together(engine, mixed(asked, CONCURRENT, tokens))
     return figures
 
 
@@ -297,7 +317,7 @@ def _picture_last(messages: list[dict]) -> list[dict]:
 
 
 def table_of(name: str, rows: list[tuple[str, dict[str, float]]], floors: dict[str, float]) -> Table:
-    columns = [f"decode {n}" for n in BATCHES] + [f"{CONCURRENT} mixed", "as one batch"]
+    columns = [name for name in rows[0][1] if not name.startswith("first")]
     table = Table(title=f"{name}: tokens a second (x the fastest generate), and seconds to the first token")
     for column in ("way", *columns, "x floor", "new picture", "known picture"):
         table.add_column(column, justify="left" if column == "way" else "right")
@@ -327,12 +347,16 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, help="one size only")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--alone", action="store_true", help="batch 1 and first tokens only: minutes less for the large size"
+    )
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    plan = Plan(options.repeats, (1,), False) if options.alone else Plan(options.repeats)
     console = Console(width=180)
     for name in [options.size] if options.size else SIZES:
         with tempfile.TemporaryDirectory() as folder:
-            measure(name, Path(folder), options.repeats, console)
+            measure(name, Path(folder), plan, console)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from . import model as _model  # noqa: F401  (registers the Auto classes)
 from .checkpoint import open_checkpoint
 from .generate import Owl
+from .generate.machine import apart
 from .generate.weights import Weights
 
 
@@ -26,7 +27,7 @@ def load(
     >>> owl.chat([{"role": "user", "content": [
     ...     {"type": "image", "path": "owl.jpg"}, {"type": "text", "text": "What bird is it?"}]}])
     """
-    return Owl(*open_checkpoint(path_or_id, dtype, device), weights, **engine_options)
+    return Owl(*apart(open_checkpoint, path_or_id, dtype, device), weights, **engine_options)
 
 
 __all__ = ["Owl", "load", "open_checkpoint"]

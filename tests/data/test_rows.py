@@ -93,6 +93,15 @@ def test_the_same_key_twice_running_is_two_samples(tmp_path):
     assert [row.members["txt"] for row in raw_rows(file) if isinstance(row, RawRow)] == [b"b", b"d"]
 
 
+def test_a_tar_that_ends_in_the_middle_of_a_block_is_broken_there(tmp_path):
+    whole = caption_tar(tmp_path / "whole.tar", 2).read_bytes()
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(whole.rstrip(b"\0")[: len(whole)] + bytes(-len(whole.rstrip(b"\0")) % 512) + bytes(160))
+    rows = list(raw_rows(cut))
+    assert [row.reason for row in rows if isinstance(row, Refused)] == ["broken_tar"]
+    assert len(rows) == 3
+
+
 def test_a_broken_tar_gives_its_whole_samples_and_one_refusal(tmp_path):
     whole = caption_tar(tmp_path / "whole.tar", 5).read_bytes()
     third = list(tar_spans(tmp_path / "whole.tar"))[3].begin

@@ -203,6 +203,49 @@ def test_an_error_in_a_step_reaches_those_in_it_and_nobody_else(owl_of, monkeypa
     assert owl.engine.stats().kv_tokens_used == 0
 
 
+def test_an_answer_that_cannot_be_drawn_ends_alone(owl_of, monkeypatch) -> None:
+    owl = owl_of("llama")
+    wanted = generated(owl, [ask("Go")], 6)
+    monkeypatch.setattr("open_owl.generate.request.Chooser.choose", lambda self, logits: 1 / 0)
+    drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
+    beside = owl.engine.submit([ask("Go")], Sampling(6))
+    with pytest.raises(ZeroDivisionError):
+        drawn.result(60)
+    beside.result(60)
+    assert_same(beside, wanted)
+
+
+def test_a_picture_that_cannot_be_encoded_ends_its_own_answer_alone(owl_of, monkeypatch) -> None:
+    owl = owl_of("llama")
+    running = owl.engine.submit([ask("Go")], Sampling(150))
+    while not running.ids:
+        time.sleep(0.001)
+    monkeypatch.setattr(owl.engine.visual, "_encode", lambda media: 1 / 0)
+    shown = owl.engine.submit([ask("What?", RED)], Sampling(4))
+    with pytest.raises(ZeroDivisionError):
+        shown.result(60)
+    running.cancel()
+    running.result(60)
+    assert running.error is None
+    assert owl.engine.stats().kv_tokens_used == 0
+
+
+def test_a_listener_that_fails_harms_nobody(owl_of, caplog) -> None:
+    owl = owl_of("llama")
+    answer = owl.engine.submit([ask("Go")], Sampling(6))
+    answer.listen(lambda piece: 1 / 0)
+    answer.result(60)
+    assert_same(answers_of(owl, [[ask("Go")]], 6)[0], generated(owl, [ask("Go")], 6))
+    assert "a listener failed" in caplog.text
+
+
+def test_pieces_can_be_read_again_without_waiting_for_ever(owl_of) -> None:
+    owl = owl_of("llama")
+    answer = owl.engine.submit([ask("Go")], Sampling(6))
+    assert "".join(piece.text for piece in answer) == answer.text
+    assert list(answer) == []
+
+
 def test_a_closed_engine_takes_nothing_and_finishes_what_it_has_if_asked(owl_of) -> None:
     owl = owl_of("llama")
     answers = [owl.engine.submit([ask("Go" * n)], Sampling(10)) for n in (1, 2, 3)]

@@ -1,16 +1,16 @@
-"""The engine on the released checkpoints: the greedy tokens of the released code itself, alone and together."""
+"""The engine on the released checkpoints: the greedy tokens of the released code, alone and together."""
 
 import numpy as np
 import pytest
 import torch
+from tests.generate.asking import BLUE, RED, ask, assert_same, generated, reply
+from tests.test_released import WITH_TOKENIZER, golden, made_up_frames
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.generate import Owl
 from open_owl.generate.prompt import Prompt
 from open_owl.generate.sampling import Sampling
 from open_owl.generate.visual import Medium
-from tests.generate.asking import BLUE, RED, ask, assert_same, generated, reply
-from tests.test_released import WITH_TOKENIZER, golden, made_up_frames
 
 NEW_TOKENS = 12
 
@@ -37,7 +37,9 @@ def prompt_of(owl: Owl, expected: dict[str, torch.Tensor]) -> Prompt:
     ):
         for index, start in enumerate(np.flatnonzero(ids == mark)[::slots]):
             # The frames only make it another picture than those of the other cases.
-            medium = Medium(kind, made_up_frames(1, seed=len(ids) + index), int(start), pixels=pixels[[index]])
+            medium = Medium(
+                kind, made_up_frames(1, seed=len(ids) + index), int(start), pixels=pixels[[index]]
+            )
             content[start : start + slots] = owl.engine.visual.content(medium)
             media.append(medium)
     return Prompt(ids, content, media)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_owl.generate.memory import LayerShape, Memory, Region, common_prefix, first_gap
+from open_owl.generate.memory import LayerShape, Memory, Region, common_prefix, free_spans
 
 SHAPE = LayerShape(2, 3, 3, torch.float32, torch.device("cpu"))
 
@@ -109,11 +109,39 @@ def test_regions_never_overlap_whatever_comes_and_goes(seed) -> None:
         assert memory.used == sum(region.capacity for region in busy)
 
 
-def test_gaps_are_found_before_between_and_after() -> None:
-    taken = [Region(5, 5), Region(12, 3)]
-    assert [first_gap(taken, size, 20) for size in (5, 2, 6)] == [0, 0, None]
-    assert first_gap([Region(0, 10), Region(12, 3)], 2, 20) == 10
-    assert first_gap([Region(0, 10), Region(12, 3)], 5, 20) == 15
+def test_free_spans_lie_before_between_and_after() -> None:
+    taken = [Region(12, 3), Region(5, 5)]
+    assert list(free_spans(taken, 20)) == [(0, 5), (10, 12), (15, 20)]
+    assert list(free_spans([Region(0, 20)], 20)) == []
+
+
+def test_room_is_made_where_the_longest_unused_lie() -> None:
+    memory = Memory([SHAPE], 50)
+    regions = [memory.take(10, content(n))[0] for n in range(5)]
+    for index in (3, 1, 2, 0, 4):
+        memory.release(regions[index], np.full(10, index))
+    assert memory.take(20, content(9))[0].offset in (10, 20)  # 1 and 2, or 2 and 3: not 0 nor 4
+    assert {0, 40} <= set(memory._idle)
+
+
+def test_a_conversation_without_room_is_not_tried_again_before_one_is_released(monkeypatch) -> None:
+    memory = Memory([SHAPE], 20)
+    region, _ = memory.take(15, content(1))
+    assert memory.take(10, content(2))[0] is None
+    monkeypatch.setattr(memory, "_longest_common", None)
+    assert memory.take(12, content(2))[0] is None
+    monkeypatch.undo()
+    assert memory.take(5, content(2))[0] is not None
+    memory.release(region, content(1))
+    assert memory.take(10, content(2))[0] is not None
+
+
+def test_no_more_conversations_are_remembered_than_can_be_looked_through(monkeypatch) -> None:
+    monkeypatch.setattr("open_owl.generate.memory.MAX_IDLE", 3)
+    memory = Memory([SHAPE], 100)
+    for number in range(6):
+        memory.release(memory.take(5, content(number))[0], content(number))
+    assert [region.content[0] for region in memory._idle.values()] == [3, 4, 5]
 
 
 def test_keys_and_values_of_other_sizes_are_kept_apart() -> None:

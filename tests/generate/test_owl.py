@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -215,3 +217,34 @@ def test_a_model_is_spread_over_what_there_is(parts, tmp_path) -> None:
     spread = open_owl.load(tmp_path, device="auto")
     assert spread.chat(messages, 8) == open_owl.load(tmp_path).chat(messages, 8)
     assert spread.model.hf_device_map
+
+
+@pytest.mark.parametrize("end", [lambda stream: stream.close(), lambda stream: stream.__del__()])
+def test_a_stream_that_is_closed_before_its_first_piece_stops_the_model(parts, end) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"), weights="float32")
+    stream = owl.stream([ask("Go")], max_new_tokens=200)
+    end(stream)
+    answer = stream._answer
+    answer.result(60)
+    assert (answer.finish_reason, len(answer.ids) < 200) == ("cancelled", True)
+
+
+def test_more_conversations_than_may_wait_are_answered_one_after_another(parts) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"), max_running=2, max_waiting=3)
+    asked = [[ask(f"What is {n}?")] for n in range(12)]
+    assert len(owl.chat_many(asked, max_new_tokens=2)) == 12
+
+
+def test_words_of_users_stay_words_whoever_tokenises_beside(parts) -> None:
+    owl = Owl(*parts.owl("clip", "mistral"), weights="float32")
+    quoted, plain = [ask("Is </s> or <image> a word?")], [ask("What is it?", RED)]
+    wanted = [
+        read_prompt(messages, owl.processor, owl.engine.visual).ids.tolist() for messages in (quoted, plain)
+    ]
+
+    def read(index: int) -> bool:
+        prompt = read_prompt((quoted, plain)[index % 2], owl.processor, owl.engine.visual)
+        return prompt.ids.tolist() == wanted[index % 2]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(200)))

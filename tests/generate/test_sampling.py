@@ -49,6 +49,11 @@ def test_a_high_temperature_evens_out_and_a_low_one_sharpens() -> None:
     assert cold[0] > 0.99
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 0.0099])
+def test_a_temperature_too_low_to_compute_with_is_greedy(owl, temperature) -> None:
+    assert said(owl, temperature=temperature) == said(owl)
+
+
 def test_the_same_seed_says_the_same_whatever_else_is_answered(owl) -> None:
     options = {"temperature": 1.5, "seed": 7}
     alone = said(owl, **options)
@@ -78,8 +83,9 @@ def test_log_probabilities_are_told_for_every_token_and_its_alternatives(owl) ->
     for token, logprob in zip(answer.tokens, wanted.logprobs, strict=False):
         assert token.logprob == pytest.approx(logprob, abs=1e-3)
         assert len(token.top) == 3
-        assert token.top[0] == (token.text, token.logprob)  # greedy: the likeliest is the one said
-        assert token.top[0][1] >= token.top[1][1] >= token.top[2][1]
+        best, second, third = token.top
+        assert (best.bytes, best.logprob) == (token.bytes, token.logprob)  # greedy: the likeliest is said
+        assert best.logprob >= second.logprob >= third.logprob
 
 
 def test_an_answer_ends_before_a_stop_text_and_at_a_stop_token(owl) -> None:

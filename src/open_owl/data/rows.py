@@ -238,8 +238,11 @@ def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
                 raise tarfile.ReadError(f"{member.name!r} is cut off")
         # tarfile takes a damaged header for the end of the archive; the true end is zeros or nothing.
         stream.seek(tar.offset)
-        if stream.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        block = stream.read(tarfile.BLOCKSIZE)
+        if block.strip(b"\0"):
             raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+        if block and len(block) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"it ends in the middle of a block, at byte {tar.offset + len(block)}")
 
 
 def _read(stream: BinaryIO, begin: int, size: int) -> bytes:

@@ -1,5 +1,6 @@
 """An answer while it is made: what the one who asked holds of it."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from queue import SimpleQueue
 from typing import Literal
 
 from .sampling import TokenLogprob
+
+logger = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
@@ -99,8 +102,9 @@ class Answer:
     def __iter__(self) -> Iterator[Piece]:
         """The pieces; leaving the loop early cancels the answer."""
         try:
-            while (piece := self._queue.get()) is not None:
-                yield piece
+            while not (self.has_ended and self._queue.empty()):
+                if (piece := self._queue.get()) is not None:
+                    yield piece
         finally:
             self.cancel()
         if self.error is not None:
@@ -118,7 +122,7 @@ class Answer:
         """For the engine: a new piece."""
         with self._lock:
             self.pieces.append(piece)
-            self._listener(piece)
+            self._hand_over(piece)
 
     def end(self, reason: FinishReason, error: BaseException | None = None) -> None:
         """For the engine: nothing more comes."""
@@ -127,4 +131,11 @@ class Answer:
                 return
             self.finish_reason, self.error = reason, error
             self._ended.set()
-            self._listener(None)
+            self._hand_over(None)
+
+    def _hand_over(self, piece: Piece | None) -> None:
+        """A listener that fails is its own affair: other answers are made in this thread too."""
+        try:
+            self._listener(piece)
+        except Exception:
+            logger.exception("a listener failed")

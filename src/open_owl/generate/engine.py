@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
@@ -22,9 +21,10 @@ from .answer import Answer, EngineFull, FinishReason
 from .decoder import Run
 from .ending import closing_token, turn_marker
 from .llm import open_decoder
+from .machine import affordable_tokens, apart, compute_alone, device_of, size_of_matrices
 from .memory import Memory, common_prefix
 from .messages import Messages
-from .prompt import Prompt, read_prompt
+from .prompt import TOKENIZING, Prompt, read_prompt
 from .request import Likelihood, Request
 from .sampling import Sampling
 from .visual import VisualTokens
@@ -89,9 +89,11 @@ class Engine:
         self.max_running, self.max_waiting = max_running, max_waiting
         positions = getattr(model.config.text_config, "max_position_embeddings", None)
         self.max_positions: int = positions or POSITIONS
-        self.decoder, self.weights = open_decoder(model, weights, self.max_positions, self.device)
         self._is_small = self.device.type == "cpu" and size_of_matrices(model) < WORTH_TWO_THREADS
-        self.memory = Memory(self.decoder.shapes(), kv_tokens or self._affordable_tokens())
+        self.decoder, self.weights = apart(open_decoder, model, weights, self.max_positions, self.device)
+        shapes = apart(self.decoder.shapes)
+        most = max_running * self.max_positions
+        self.memory = Memory(shapes, kv_tokens or min(most, affordable_tokens(shapes, self.device)))
         self.visual = VisualTokens(model, processor, self.device, VISUAL_BYTES)
         self.ends = {closing_token(processor), *_ids(model.generation_config.eos_token_id)}
         marker = turn_marker(processor)
@@ -104,14 +106,6 @@ class Engine:
         self._done = {"prompt": 0, "cached": 0, "completion": 0}
         self._seconds = 1.0  # that an answer takes, lately
         _ENGINES.add(self)
-
-    def _affordable_tokens(self) -> int:
-        if self.device.type == "cuda":
-            free = torch.cuda.mem_get_info(self.device)[0]
-        else:
-            free = psutil.virtual_memory().available
-        tokens = free // 4 // sum(shape.bytes for shape in self.decoder.shapes())
-        return int(min(tokens, self.max_running * self.max_positions))
 
     def submit(self, messages: Messages, sampling: Sampling = GREEDY, timeout: float | None = None) -> Answer:
         """Begin an answer and return at once; it is made in the engine's thread.
@@ -133,7 +127,8 @@ class Engine:
         Raises:
             ValueError: as `submit`; an answer of no token.
         """
-        ids = self.processor.tokenizer.encode(answer, add_special_tokens=False)
+        with TOKENIZING:
+            ids = self.processor.tokenizer.encode(answer, add_special_tokens=False)
         if not ids:
             raise ValueError("the answer to be judged is empty")
         prompt = read_prompt(messages, self.processor, self.visual).extended(ids)
@@ -195,6 +190,14 @@ class Engine:
         """The engine's thread; it ends when nothing has come for a while, and holds nothing then."""
         if self._is_small:
             compute_alone()
+        try:
+            self._answer_all()
+        except BaseException:
+            with self._changed:  # what nobody foresaw: the next conversation begins a new thread
+                self._thread = None
+            raise
+
+    def _answer_all(self) -> None:
         with torch.inference_mode():
             while self._wait_for_work():
                 try:
@@ -230,18 +233,21 @@ class Engine:
             region, known = self.memory.take(request.room, request.prompt.content)
             if region is None:
                 break
-            with self._changed:
-                self._waiting.remove(request)
             # At least one position is computed: the state after the last is not kept. Of what is judged, all.
             last = len(request.prompt.ids) - max(1, request.scored + 1 if request.scored else 1)
             request.region, request.known = region, min(known, max(last, 0))
             request.answer.usage.cached_tokens = request.known
-            self._running.append(request)
+            with self._changed:  # it is never in neither, so that `close` finds it
+                self._waiting.remove(request)
+                self._running.append(request)
             admitted.append(request)
             self._done["prompt"] += len(request.prompt.ids)
             self._done["cached"] += request.known
-        if admitted:
+        try:
             self._embed(admitted)
+        except Exception as error:  # no memory for their pictures, say: nobody else is concerned
+            for request in admitted:
+                self._end(request, "cancelled", error)
 
     def _begins_like_one_being_read(self, request: Request) -> bool:
         """Whether waiting a little saves it the reading of a beginning that another is reading now."""
@@ -263,6 +269,7 @@ class Engine:
             request.embeds = self._words(words)
         for (request, medium), tokens in zip(shown, looks, strict=True):
             assert request.embeds is not None
+            medium.frames, medium.pixels = [], None
             first = medium.start - request.known
             tokens = tokens[max(0, -first) :]
             first = max(0, first)
@@ -282,7 +289,8 @@ class Engine:
         for request, count in reading:
             assert request.embeds is not None
             pieces.append(request.embeds[:count])
-            request.embeds = request.embeds[count:]
+            rest = request.embeds[count:]
+            request.embeds = rest if len(rest) else None  # an empty view would keep the whole
             runs.append(self._run(request, count))
         requests = answering + [request for request, _ in reading]
         embeds = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -313,7 +321,10 @@ class Engine:
         rows, speaking, first = [], [], 0
         for request, run in zip(requests, runs, strict=True):
             if request.scored:
-                self._judge(request, run, hidden[first : first + run.count])
+                try:
+                    self._judge(request, run, hidden[first : first + run.count])
+                except Exception as error:
+                    self._end(request, "cancelled", error)
             elif not request.is_prefilling:
                 rows.append(first + run.count - 1)
                 speaking.append(request)
@@ -323,8 +334,12 @@ class Engine:
         logits = self._logits(hidden if len(rows) == len(hidden) else hidden[rows])
         likeliest = logits.argmax(-1).tolist()
         for request, row, best in zip(speaking, logits, likeliest, strict=True):
-            token = best if request.chooser.is_plain else request.chooser.choose(row)
-            reason = request.say(token, request.logprob_of(token, row))
+            try:
+                token = best if request.chooser.is_plain else request.chooser.choose(row)
+                reason = request.say(token, request.logprob_of(token, row))
+            except Exception as error:  # its logits are no numbers, say: nobody else's
+                self._end(request, "cancelled", error)
+                continue
             self._done["completion"] += 1
             if reason is not None:
                 self._end(request, reason)
@@ -360,31 +375,6 @@ class Engine:
         failed = list(self._running) or list(self._waiting)[:1]
         for request in failed:
             self._end(request, "cancelled", error)
-
-
-def size_of_matrices(model: MplugOwlForConditionalGeneration) -> int:
-    """Bytes in float32 of what a token is multiplied with in the LLM, but not of packed matrices."""
-    matrices = (p for p in model.model.language_model.parameters() if p.ndim == 2)
-    return 4 * sum(matrix.numel() for matrix in matrices)
-
-
-def compute_alone() -> None:
-    """The thread that calls this computes alone from now on: to a small model threads are in each other's way.
-
-    torch hands the number on to threads that begin later; a thread that ends at once puts that right again.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    thread = threading.Thread(target=torch.set_num_threads, args=(before,))
-    thread.start()
-    thread.join()
-
-
-def device_of(model: MplugOwlForConditionalGeneration) -> torch.device:
-    """Where its inputs go; weights that accelerate holds elsewhere until they are needed are nowhere."""
-    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
-    devices = (getattr(hook, "execution_device", None) for hook in hooks)
-    return torch.device(next((device for device in devices if device is not None), model.device))
 
 
 def _ids(value: int | list[int] | None) -> list[int]:

@@ -17,6 +17,7 @@ from .decoder import Run
 from .memory import LayerShape, Memory
 from .weights import PackedLinear, Slice
 
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 CHILDREN = {
     "model": {"embed_tokens", "layers", "norm", "rotary_emb"},
     "layer": {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
@@ -226,10 +227,12 @@ class SideBySide(nn.Module):
 
 
 def fits(language_model: Any, max_positions: int) -> bool:
-    """Whether the LLM looks like Llama's form (`llm.agrees` then tells whether it computes like it).
+    """Whether the LLM is of Llama's form; `llm.agrees` then tells whether it computes like it.
 
-    Not where some layers see a window only that is shorter than `max_positions`, where positions turn by
-    the length of the whole, or where accelerate moves parts between devices.
+    Only classes whose code was read: some differ where a few tokens do not show it (Ministral 3 scales its
+    queries from 16,384 positions on, SmolLM 3 turns positions in some layers only). Not where layers see a
+    window shorter than `max_positions`, where positions turn by the length of the whole, or where accelerate
+    moves parts between devices.
     """
     if not len(getattr(language_model, "layers", [])):
         return False
@@ -240,7 +243,8 @@ def fits(language_model: Any, max_positions: int) -> bool:
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     layers = [(layer, layer.self_attn, layer.mlp) for layer in language_model.layers if _has_parts(layer)]
     return (
-        len(layers) == len(language_model.layers)
+        config.model_type in MODEL_TYPES
+        and len(layers) == len(language_model.layers)
         and names(language_model) <= CHILDREN["model"]
         and all(
             names(layer) <= CHILDREN["layer"]

@@ -1,11 +1,15 @@
 """Memory of keys and values: one arena of fixed size, in which every conversation has a region of its own."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+MAX_IDLE = 512  # conversations that are remembered: each is looked through when another begins
 
 
 class LayerShape(NamedTuple):
@@ -57,6 +61,7 @@ class Memory:
         self.keys = [keys for _, keys, _ in stores]
         self.values = [values for _, _, values in stores]
         self._busy: list[Region] = []
+        self._too_large: int | None = None  # for this many positions there is no room until one is released
         self._idle: OrderedDict[int, Region] = OrderedDict()  # by offset, the longest unused first
 
     @property
@@ -69,12 +74,15 @@ class Memory:
 
         Returns the region and how many positions of it are known; (None, 0) where there is no room now.
         """
+        if self._too_large is not None and capacity >= self._too_large:
+            return None, 0  # nothing has been released since
         source, known = self._longest_common(content)
         place = self._place(capacity, spare=source)
         if place is None and source is not None:
             # The one that it could have begun with stands in the way.
             source, known, place = None, 0, self._place(capacity, spare=None)
         if place is None:
+            self._too_large = capacity
             return None, 0
         region = Region(place, capacity, content[:known])
         if source is not None:
@@ -86,14 +94,13 @@ class Memory:
     def release(self, region: Region, content: np.ndarray) -> None:
         """Its conversation has ended; `content` is what its first positions hold now."""
         self._busy.remove(region)
+        self._too_large = None
         if len(content):
             # Only what is written is kept: the rest of the region is free again.
             region.content, region.capacity = content, len(content)
             self._idle[region.offset] = region
-
-    def forget(self) -> None:
-        """Drop what nobody uses (the weights have changed)."""
-        self._idle.clear()
+        if len(self._idle) > MAX_IDLE:
+            self._idle.popitem(last=False)
 
     def _longest_common(self, content: np.ndarray) -> tuple[Region | None, int]:
         """The region that begins most like `content`, and for how many positions."""
@@ -105,18 +112,26 @@ class Memory:
         return best, known
 
     def _place(self, capacity: int, spare: Region | None) -> int | None:
-        """An offset with room, giving up idle regions, the longest unused first, but not `spare`."""
-        kept = OrderedDict(self._idle)
-        while True:
-            taken = sorted([*self._busy, *kept.values()], key=lambda region: region.offset)
-            place = first_gap(taken, capacity, self.tokens)
-            if place is not None:
-                self._idle = kept
-                return place
-            victim = next((offset for offset, region in kept.items() if region is not spare), None)
-            if victim is None:
-                return None
-            del kept[victim]
+        """An offset with room, where what has to go is the longest unused; `spare` never goes."""
+        fixed = [*self._busy, *([spare] if spare is not None else [])]
+        idle = [region for region in self._idle.values() if region is not spare]
+        age = {region.offset: index for index, region in enumerate(idle)}  # the longest unused has 0
+        idle.sort(key=lambda region: region.offset)
+        best: tuple[int, int, list[Region]] | None = None
+        for first, last in free_spans(fixed, self.tokens):
+            inside = [region for region in idle if first <= region.offset < last]
+            for index, start in enumerate([first, *(region.end for region in inside)]):
+                if start + capacity > last:
+                    break
+                gone = list(takewhile(lambda r, end=start + capacity: r.offset < end, inside[index:]))
+                youngest = max((age[region.offset] for region in gone), default=-1)
+                if best is None or youngest < best[0]:
+                    best = youngest, start, gone
+        if best is None:
+            return None
+        for region in best[2]:
+            del self._idle[region.offset]
+        return best[1]
 
     def _used_again(self, source: Region, known: int) -> None:
         """An idle region that the new one holds whole is not needed any more; another is fresh again."""
@@ -142,14 +157,15 @@ def _store(shape: LayerShape, tokens: int) -> tuple[torch.Tensor | None, torch.T
     return None, keys, torch.zeros(shape.heads, tokens, shape.value_size, **options)
 
 
-def first_gap(taken: list[Region], capacity: int, tokens: int) -> int | None:
-    """The first offset with `capacity` free positions between regions sorted by offset."""
+def free_spans(taken: list[Region], tokens: int) -> Iterator[tuple[int, int]]:
+    """(first, last) positions, the last not included, between regions."""
     start = 0
-    for region in taken:
-        if region.offset - start >= capacity:
-            return start
+    for region in sorted(taken, key=lambda region: region.offset):
+        if region.offset > start:
+            yield start, region.offset
         start = region.end
-    return start if tokens - start >= capacity else None
+    if tokens > start:
+        yield start, tokens
 
 
 def common_prefix(a: np.ndarray, b: np.ndarray) -> int:

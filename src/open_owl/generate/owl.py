@@ -1,7 +1,8 @@
 """A model that one can talk to."""
 
+import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from typing import Any
 
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
 
@@ -39,11 +40,17 @@ class Owl:
         self.model = model.eval()
         self.processor = processor
         self._engine_options = {"weights": weights, **engine_options}
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
         """What makes the answers; begun, and its memory taken, when it is first needed."""
-        return Engine(self.model, self.processor, **self._engine_options)  # pyright: ignore[reportArgumentType]
+        with self._lock:  # several threads may be the first
+            if self._engine is None:
+                options: Any = self._engine_options
+                self._engine = Engine(self.model, self.processor, **options)
+            return self._engine
 
     def chat(
         self,
@@ -95,8 +102,7 @@ class Owl:
         Raises:
             ValueError: as `chat`, before the first piece.
         """
-        answer = self._ask(messages, max_new_tokens, temperature, top_p, more)
-        return (piece.text for piece in answer)
+        return TextStream(self._ask(messages, max_new_tokens, temperature, top_p, more))
 
     def beam_search(
         self, messages: Messages, num_beams: int = 4, max_new_tokens: int = DEFAULT_NEW_TOKENS
@@ -137,6 +143,22 @@ class Owl:
 
     def _make_room(self, answers: list[Answer]) -> None:
         """Wait for the oldest rather than overfill the engine's queue, and with it memory with pictures."""
-        at_once = self.engine.max_running + self.engine.max_waiting // 2
+        at_once = max(1, self.engine.max_waiting // 2)
         if len(answers) >= at_once:
             answers[len(answers) - at_once].result()
+
+
+class TextStream(Iterator[str]):
+    """The pieces of an answer's text; closed, or dropped, before the end, the answer is not made further."""
+
+    def __init__(self, answer: Answer):
+        self._answer, self._pieces = answer, iter(answer)
+
+    def __next__(self) -> str:
+        return next(self._pieces).text
+
+    def close(self) -> None:
+        self._answer.cancel()
+
+    def __del__(self) -> None:
+        self.close()

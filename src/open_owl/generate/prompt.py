@@ -1,6 +1,7 @@
 """A conversation as the engine takes it: ids with slots, and what stands in each slot."""
 
 import re
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ from open_owl.model import MplugOwlProcessor
 
 from .messages import Messages, Question, read_messages
 from .visual import Medium, VisualTokens
+
+# Whether special tokens in a text count as such is a switch of the tokenizer itself, not of a call: of two
+# threads that tokenise at once, one would have its words read with the other's switch.
+TOKENIZING = threading.Lock()
 
 
 @dataclass
@@ -39,8 +44,10 @@ def read_prompt(messages: Messages, processor: MplugOwlProcessor, visual: Visual
     question = read_messages(messages, processor.num_frames)
     text = render(question, processor)
     media = _media(question, text, processor)
-    special = needs_special_tokens(text, processor)
-    ids = np.array(processor.tokenize_literally(processor.expand_media(text), special), np.int64)
+    with TOKENIZING:
+        special = needs_special_tokens(text, processor)
+        tokens = processor.tokenize_literally(processor.expand_media(text), special)
+    ids = np.array(tokens, np.int64)
     content, slots = ids.copy(), processor.num_image_tokens
     slot_positions = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
     assert len(slot_positions) == len(media) * slots, "the template lost or made up a picture"

@@ -15,6 +15,7 @@ from .ending import ShownText
 from .memory import Region
 from .prompt import Prompt
 from .sampling import Chooser, Sampling, TokenLogprob
+from .token_text import token_bytes
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,9 @@ class Request:
             return None
         logprobs = logits.log_softmax(-1)
         best = logprobs.topk(min(self.sampling.logprobs, len(logprobs)))
-        top = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return TokenLogprob(
-            self._word(token), float(logprobs[token]), tuple((self._word(t), value) for t, value in top)
-        )
-
-    def _word(self, token: int) -> str:
-        return self._tokenizer.decode([token])
+        likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        top = tuple(TokenLogprob(token_bytes(self._tokenizer, one), value) for one, value in likeliest)
+        return TokenLogprob(token_bytes(self._tokenizer, token), float(logprobs[token]), top)
 
     def judge(self, logits: torch.Tensor, first: int) -> None:
         """logits [positions, vocabulary] at `first` and after: of the scored tokens that follow them."""

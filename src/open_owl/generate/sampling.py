@@ -15,6 +15,8 @@ from transformers import (
 
 DEFAULT_NEW_TOKENS = 512
 MAX_LOGPROBS = 20
+# Below this, scores divided by the temperature leave float32; drawing is then the likeliest token anyway.
+LEAST_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Sampling:
     """What an answer is drawn by; the names are those of transformers' and OpenAI's interfaces.
 
     max_new_tokens: the longest answer, in tokens; less where the LLM's positions end.
-    temperature: 0 for the likeliest token at each step; else tokens are drawn, the higher the wilder.
+    temperature: 0 (or below 0.01) for the likeliest token at each step; else tokens are drawn, the higher the
+        wilder.
     top_k: draw among so many likeliest tokens only (0: all).
     top_p: draw only among the likeliest tokens that have this share of the probability together.
     min_p: draw only among tokens with at least this share of the likeliest token's probability.
@@ -42,6 +45,11 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken at each step."""
+        return self.temperature < LEAST_TEMPERATURE
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for values that mean nothing."""
@@ -65,11 +73,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of an answer: its text, its log-probability, and the likeliest (text, log-probability)."""
+    """A token of an answer: the bytes it adds to the text, its log-probability, and the likeliest ones there.
 
-    text: str
+    A token may be half a character: only the bytes of several are text.
+    """
+
+    bytes: bytes
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple["TokenLogprob", ...] = ()
+
+    @property
+    def text(self) -> str:
+        return self.bytes.decode("utf-8", "replace")
 
 
 class Chooser:
@@ -81,7 +96,7 @@ class Chooser:
 
     def __init__(self, sampling: Sampling, prompt: list[int]):
         self.sampling = sampling
-        self.is_plain = sampling.temperature == 0 and sampling.repetition_penalty == 1
+        self.is_plain = sampling.is_greedy and sampling.repetition_penalty == 1
         self._said = list(prompt) if sampling.repetition_penalty != 1 else []
         self._warpers = _warpers(sampling)
         self._generator = torch.Generator()
@@ -96,7 +111,7 @@ class Chooser:
             return int(logits.argmax())
         ids: Any = torch.tensor([self._said], dtype=torch.long)
         scores: Any = self._warpers(ids, logits[None].clone())
-        if self.sampling.temperature == 0:
+        if self.sampling.is_greedy:
             token = int(scores.argmax())
         else:
             token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
@@ -110,7 +125,7 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     warpers = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         warpers.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return warpers
     if sampling.temperature != 1:
         warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))

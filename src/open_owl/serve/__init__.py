@@ -1,0 +1,1 @@
+"""The model behind OpenAI's chat interface, over HTTP."""

@@ -1,0 +1,140 @@
+"""A chat request -> the messages and the sampling that the engine takes; what it cannot do is refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from open_owl.generate.sampling import Sampling
+
+from .errors import ApiError
+from .media import MediaReader, MediaRefused
+from .protocol import ChatRequest, MediaUrl, Message, Part
+
+TEXT, IMAGES, VIDEOS = "text", ("image_url", "image"), ("video_url", "video")
+
+Files = Mapping[str, bytes]
+
+
+def refuse_unsupported(request: ChatRequest) -> None:
+    """Raises ApiError for fields that would change the answer and cannot be followed; others are ignored."""
+    asked: dict[str, Any] = request.model_extra or {}
+    tool_choice = asked.get("tool_choice")
+    harmless = {
+        "tools": not asked.get("tools") or tool_choice == "none",
+        "tool_choice": tool_choice in (None, "none", "auto"),
+        "functions": not asked.get("functions"),
+        "function_call": asked.get("function_call") in (None, "none", "auto"),
+        "response_format": asked.get("response_format") in (None, {"type": "text"}),
+        "modalities": asked.get("modalities") in (None, ["text"]),
+        "audio": asked.get("audio") is None,
+        "frequency_penalty": not asked.get("frequency_penalty"),
+        "presence_penalty": not asked.get("presence_penalty"),
+        "logit_bias": not asked.get("logit_bias"),
+    }
+    for name, is_harmless in harmless.items():
+        if not is_harmless:
+            instead = "; use repetition_penalty" if name.endswith("_penalty") else ""
+            raise ApiError(
+                400,
+                f"{name} is not supported by this server{instead}; leave it out",
+                "unsupported_parameter",
+                name,
+            )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options needs stream to be true", param="stream_options")
+
+
+def samplings(request: ChatRequest, max_new_tokens: int) -> list[Sampling]:
+    """One for each of the n answers; with a seed, each has a seed of its own.
+
+    Args:
+        max_new_tokens: where the request does not say.
+    """
+    # A share of 0 leaves the likeliest token alone: greedy, whatever the temperature.
+    temperature = 0.0 if request.top_p == 0 else request.temperature or 0.0
+    options: dict[str, Any] = {
+        "max_new_tokens": request.max_completion_tokens or request.max_tokens or max_new_tokens,
+        "temperature": temperature,
+        "stop": tuple(request.stop or ()),
+        "logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+    }
+    if request.top_k is not None:
+        options["top_k"] = max(0, request.top_k)
+    for name in ("top_p", "min_p", "repetition_penalty"):
+        if getattr(request, name):
+            options[name] = getattr(request, name)
+    seeds = [None if request.seed is None else request.seed + index for index in range(request.n or 1)]
+    return [Sampling(**options, seed=seed) for seed in seeds]
+
+
+async def read_conversation(request: ChatRequest, media: MediaReader, files: Files) -> list[dict[str, Any]]:
+    """Messages with their pictures and videos read.
+
+    Raises:
+        ApiError: a part that is not known, or media that is refused; `param` says which part.
+    """
+    _refuse_too_many(request, media)
+    return [
+        {"role": message.role, "content": await _read_parts(message, f"messages.{number}", media, files)}
+        for number, message in enumerate(request.messages)
+    ]
+
+
+def _refuse_too_many(request: ChatRequest, media: MediaReader) -> None:
+    """Before any is read."""
+    types = [part.type for message in request.messages for part in message.content]
+    limits = {"images": (IMAGES, media.policy.max_images), "videos": (VIDEOS, media.policy.max_videos)}
+    for name, (kinds, limit) in limits.items():
+        count = sum(kind in kinds for kind in types)
+        if count > limit:
+            raise ApiError(
+                400,
+                f"{count} {name} in one request; this server takes {limit}",
+                f"too_many_{name}",
+                "messages",
+            )
+
+
+async def _read_parts(message: Message, where: str, media: MediaReader, files: Files) -> list[dict[str, Any]]:
+    return [
+        await _read_part(part, f"{where}.content.{number}", media, files)
+        for number, part in enumerate(message.content)
+    ]
+
+
+async def _read_part(part: Part, where: str, media: MediaReader, files: Files) -> dict[str, Any]:
+    try:
+        if part.type == TEXT:
+            return {"type": "text", "text": _named(part.text, "text", where)}
+        if part.type in IMAGES:
+            return {"type": "image", "image": await media.read_image(_source(part, where, files))}
+        if part.type in VIDEOS:
+            return {"type": "video", "video": await media.read_video(_source(part, where, files))}
+    except MediaRefused as error:
+        raise ApiError(400, f"{where}: {error}", error.reason, where) from error
+    known = ", ".join((TEXT, *IMAGES, *VIDEOS))
+    raise ApiError(
+        400, f"{where}: a part of type {part.type!r} is not supported; use {known}", "unsupported_part", where
+    )
+
+
+def _source(part: Part, where: str, files: Files) -> str | bytes:
+    """What the part names: an address or data URI, or the bytes of a file sent along."""
+    if part.type in ("image_url", "video_url"):
+        address: MediaUrl = _named(getattr(part, part.type), part.type, where)
+        return address.url
+    if part.file is None:
+        return _named(part.url, "url", where)
+    if part.file not in files:
+        sent = ", ".join(sorted(files)) or "none"
+        raise ApiError(
+            400, f"{where}: no file {part.file!r} was sent in the form (sent: {sent})", "missing_file", where
+        )
+    return files[part.file]
+
+
+def _named(value: Any, field: str, where: str) -> Any:
+    if value is None:
+        raise ApiError(400, f"{where}: a part of this type needs `{field}`", param=f"{where}.{field}")
+    return value

@@ -1,0 +1,157 @@
+"""What the chat page does with a conversation: between Gradio's history and what the engine is asked."""
+
+import asyncio
+import logging
+import mimetypes
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from anyio import to_thread
+from gradio.utils import get_upload_folder
+
+from open_owl.generate import Owl
+from open_owl.generate.answer import Answer, EngineFull, Piece
+from open_owl.generate.sampling import Sampling
+from open_owl.model.images_mplug_owl import open_image
+from open_owl.model.video_mplug_owl import open_video
+
+# A message holds one part, a text or a file: so Gradio's page edits the text and leaves the pictures alone.
+History = list[dict[str, Any]]
+
+log = logging.getLogger("open_owl.serve")
+
+
+def read_history(history: History) -> History:
+    """The conversation as a browser sent it, fit to be shown and answered.
+
+    Raises:
+        gr.Error: it names a file that was not uploaded here.
+    """
+    read = []
+    for message in history:
+        role = "assistant" if message["role"] == "assistant" else "user"
+        for part in message["content"]:
+            if part["type"] == "text":
+                read.append({"role": role, "content": part["text"]})
+            elif part["type"] == "file":
+                read.append(shown_file(part["file"]["path"], part.get("alt_text")))
+    return read
+
+
+def shown_file(path: str, alt_text: str | None = None) -> dict[str, Any]:
+    """A message of the user's that shows an uploaded picture or video."""
+    kind = "Video" if is_video(path) else "Picture"
+    name = alt_text or f"{kind} {Path(path).name}"
+    return {"role": "user", "content": {"path": uploaded(path), "alt_text": name}}
+
+
+def uploaded(path: str) -> str:
+    """`path`. Raises gr.Error for a file that was not uploaded: a browser may name any."""
+    if not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise problem(f"{Path(path).name} was not uploaded to this page")
+    return path
+
+
+def problem(message: str) -> gr.Error:
+    """What is shown to the user, without a traceback in the log: it is none of the program's doing."""
+    return gr.Error(message, title="That did not work", print_exception=False)
+
+
+def is_video(path: str) -> bool:
+    return (mimetypes.guess_type(path)[0] or "").startswith("video/")
+
+
+def is_file(message: dict[str, Any]) -> bool:
+    return not isinstance(message["content"], str)
+
+
+def open_file(path: str, num_frames: int) -> dict[str, Any]:
+    """An uploaded picture or video as a part of a message, opened.
+
+    Raises:
+        gr.Error: it cannot be opened.
+    """
+    try:
+        if is_video(path):
+            return {"type": "video", "video": open_video(path, num_frames)}
+        return {"type": "image", "image": open_image(path)}
+    except (ValueError, ModuleNotFoundError) as error:
+        raise problem(str(error).replace(path, Path(path).name)) from error
+
+
+def messages_of(history: History, num_frames: int) -> list[dict[str, Any]]:
+    """What the engine is asked."""
+    return [
+        {
+            "role": message["role"],
+            "content": [
+                open_file(message["content"]["path"], num_frames)
+                if is_file(message)
+                else {"type": "text", "text": message["content"]}
+            ],
+        }
+        for message in history
+    ]
+
+
+def last_pictures(history: History) -> list[str]:
+    """The files of the pictures that the user showed last, in one turn."""
+    found: list[str] = []
+    for message in reversed(history):
+        if is_file(message) and not is_video(message["content"]["path"]):
+            found.append(message["content"]["path"])
+        elif found and message["role"] == "assistant":
+            break
+    return found[::-1]
+
+
+async def ask(owl: Owl, history: History, sampling: Sampling) -> AsyncGenerator[tuple[str, str]]:
+    """The answer so far and its speed, each time that more of it is there; ended early, it stops the engine.
+
+    Raises:
+        gr.Error: it cannot be asked, or the engine failed.
+    """
+    messages = await to_thread.run_sync(messages_of, history, owl.processor.num_frames)
+    asked, said = time.perf_counter(), ""
+    try:
+        answer = await to_thread.run_sync(owl.engine.submit, messages, sampling)
+        async with aclosing(_pieces(answer)) as pieces:
+            async for piece in pieces:
+                said += piece.text
+                yield said, speed(answer, time.perf_counter() - asked)
+    except (ValueError, EngineFull) as error:
+        raise problem(str(error)) from error
+    except Exception as error:
+        log.exception("an answer failed")
+        raise problem("The model failed; the log of the server has the reason.") from error
+    yield said, speed(answer, time.perf_counter() - asked)
+
+
+async def _pieces(answer: Answer) -> AsyncGenerator[Piece]:
+    """As they come from the engine's thread; unlike a thread, it stops at once also while it waits."""
+    arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def hand_over(piece: Piece | None) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, piece)
+
+    answer.listen(hand_over)
+    try:
+        while (piece := await arrived.get()) is not None:
+            yield piece
+    finally:
+        answer.cancel()
+    if answer.error is not None:
+        raise answer.error
+
+
+def speed(answer: Answer, seconds: float) -> str:
+    """Tokens, and tokens a second from the question on: reading it and looking at its pictures are in it."""
+    usage, rate = answer.usage, answer.usage.completion_tokens / seconds
+    question = f"the question had {usage.prompt_tokens}, {usage.cached_tokens} of them known from before"
+    cut = "; cut: the longest answer, or no room for more" if answer.finish_reason == "length" else ""
+    return f"{rate:.1f} tokens/s ({usage.completion_tokens} in {seconds:.2f} s; {question}){cut}"

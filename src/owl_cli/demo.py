@@ -1,0 +1,36 @@
+"""`owl demo`: a chat page in the browser."""
+
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines look.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    device: Annotated[
+        str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
+    ] = None,
+) -> None:
+    """Show a chat page, at http://HOST:PORT, until Ctrl-C.
+
+    It is `owl serve --demo` with the settings that a page needs; the API is there too.
+
+    \b
+    Examples:
+      owl demo
+      owl demo my-owl --port 8080
+    """
+    from owl_cli.serve import serve
+
+    typer.echo(f"loading; then the page is at http://{host}:{port}", err=True)
+    serve(model, host=host, port=port, device=device, dtype=dtype, demo=True)
