@@ -26,8 +26,8 @@ from open_owl.data.index import IndexedRows, OpenFiles, index_file
 from open_owl.data.mixture import SourceSettings
 
 PROCESSOR = byte_processor()
-# With FUZZ_TIMES one seed is drawn; without, both are known: a merge must not depend on luck. The second found a
-# tar whose damage swallowed a row unseen.
+# With FUZZ_TIMES one seed is drawn; without, both are known: a merge must not depend on luck. The second one
+# found a tar whose damage swallowed a row unseen.
 SEEDS = (0, secrets.randbelow(1 << 32) if "FUZZ_TIMES" in os.environ else 3510657298)
 ROWS = 6
 # 67 files and rows each; 10 of them, twice, are what `make test` has time for.

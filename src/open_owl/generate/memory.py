@@ -149,12 +149,19 @@ class Memory:
 
 def _store(shape: LayerShape, tokens: int) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Keys and values of a layer; of equal size they lie in one tensor, and are written at once."""
-    options = {"dtype": shape.dtype, "device": shape.device}
     if shape.key_size == shape.value_size:
-        both = torch.zeros(2 * shape.heads, tokens, shape.key_size, **options)
+        both = _zeros((2 * shape.heads, tokens, shape.key_size), shape)
         return both, both[: shape.heads], both[shape.heads :]
-    keys = torch.zeros(shape.heads, tokens, shape.key_size, **options)
-    return None, keys, torch.zeros(shape.heads, tokens, shape.value_size, **options)
+    keys = _zeros((shape.heads, tokens, shape.key_size), shape)
+    return None, keys, _zeros((shape.heads, tokens, shape.value_size), shape)
+
+
+def _zeros(size: tuple[int, int, int], shape: LayerShape) -> torch.Tensor:
+    """Zeros of a size. On a CPU numpy's, which take no memory before something is written."""
+    if shape.device.type != "cpu":
+        return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+    count = size[0] * size[1] * size[2] * shape.dtype.itemsize
+    return torch.from_numpy(np.zeros(count, np.uint8)).view(shape.dtype).view(size)
 
 
 def free_spans(taken: list[Region], tokens: int) -> Iterator[tuple[int, int]]:
