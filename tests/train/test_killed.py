@@ -75,7 +75,7 @@ def weights(folder: Path, output: str) -> dict:
     return found
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, 5), (2, 2)])
+@pytest.mark.parametrize(("workers", "kills"), [(0, 5), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_ends_in_the_weights_of_an_unbroken_one(folder, workers, kills):
     finish(folder, f"unbroken{workers}", workers)
     dice = random.Random(workers)

@@ -83,6 +83,7 @@ def evaluations(run: Path, stage: str) -> list[tuple[float, dict]]:
     return [(evaluation["loss"], evaluation["sample"]) for evaluation in found]
 
 
+@pytest.mark.slow
 def test_two_processes_leave_what_one_with_two_workers_leaves(folder, monkeypatch):
     monkeypatch.setenv("OPEN_OWL_CACHE", str(folder / "cache"))
     looking = {
