@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from owl_cli.options import last_quickstart
+
 
 def chat(
     model: Annotated[
@@ -61,13 +63,6 @@ def _load(model: str | None, dtype: str | None, device: str | None):
     from transformers.utils.logging import disable_progress_bar
 
     import open_owl
-    from open_owl.owlet.last_run import recall
 
     disable_progress_bar()  # its lines would stand between the prompt and the answer
-    checkpoint = model or recall()
-    if checkpoint is None:
-        raise typer.BadParameter(
-            "no quickstart has left a model here; give a checkpoint, or run `owl quickstart` first",
-            param_hint="--model",
-        )
-    return open_owl.load(checkpoint, dtype, device)
+    return open_owl.load(model or last_quickstart("--model"), dtype, device)

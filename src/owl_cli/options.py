@@ -1,4 +1,4 @@
-"""Checks of options that several subcommands share."""
+"""Options that several subcommands share: their checks, and what stands in for one that is left out."""
 
 from pathlib import Path
 
@@ -12,3 +12,16 @@ def unused_folder(path: Path) -> Path:
     if path.is_dir() and any(path.iterdir()):
         raise typer.BadParameter(f"{path} is not empty; name a new folder, or remove this one first.")
     return path
+
+
+def last_quickstart(option: str) -> str:
+    """The checkpoint that the last quickstart left, for an option that names none; refused without one."""
+    from open_owl.owlet.last_run import recall
+
+    checkpoint = recall()
+    if checkpoint is None:
+        raise typer.BadParameter(
+            "no quickstart has left a model here; give a checkpoint, or run `owl quickstart` first",
+            param_hint=option,
+        )
+    return str(checkpoint)

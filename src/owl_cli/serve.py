@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from owl_cli.options import last_quickstart
+
 MIB = 2**20
 
 
@@ -85,7 +87,7 @@ def serve(
     from open_owl.serve.server import bind
     from open_owl.serve.settings import ServeSettings
 
-    checkpoint = model or _last_quickstart()
+    checkpoint = model or last_quickstart("MODEL")
     settings = ServeSettings(
         model_name=served_name or _name(checkpoint),
         api_key=api_key,
@@ -103,18 +105,6 @@ def serve(
     with bind(host, port) as listener:
         owl = _load(checkpoint, dtype, device, weights, engine)
         _run(owl, settings, media, demo, listener)
-
-
-def _last_quickstart() -> str:
-    from open_owl.owlet.last_run import recall
-
-    checkpoint = recall()
-    if checkpoint is None:
-        raise typer.BadParameter(
-            "no quickstart has left a model here; give a checkpoint, or run `owl quickstart` first",
-            param_hint="MODEL",
-        )
-    return str(checkpoint)
 
 
 def _name(checkpoint: str) -> str:

@@ -1,6 +1,5 @@
 """The LLM as the engine runs it: new tokens of several conversations at once, over memory of the engine's."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,8 +7,6 @@ import torch
 from transformers import DynamicCache
 
 from .memory import LayerShape, Memory
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

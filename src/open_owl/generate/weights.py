@@ -33,7 +33,6 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.kind = kind
-        self.bytes = weight.numel() * (2 if kind == "float16" else 1)
         bias = None if bias is None else bias.detach().float()
         with _engine():
             if kind == "float16":
