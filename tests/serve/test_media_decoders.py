@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -129,6 +130,31 @@ def test_a_hanging_decoder_holds_up_only_its_own_place(stand_in) -> None:
         assert not hanging.done()
         await asyncio.to_thread(decoders.close)
         assert await hanging == "decoder_failed"
+
+    asyncio.run(check())
+
+
+def test_closing_does_not_wait_for_a_decoder_that_is_just_starting(stand_in, monkeypatch) -> None:
+    async def check() -> None:
+        decoders = Decoders(MediaPolicy(decode_workers=1, decode_seconds=20))
+        is_taken, may_go_on = threading.Event(), threading.Event()
+        take = decoders._take
+
+        def take_slowly():
+            worker = take()
+            is_taken.set()
+            may_go_on.wait(30)
+            return worker
+
+        monkeypatch.setattr(decoders, "_take", take_slowly)
+        starting = asyncio.create_task(outcome(decoders, b"SLEEP"))
+        await asyncio.to_thread(is_taken.wait, 60)
+        closing = asyncio.create_task(asyncio.to_thread(decoders.close))
+        while not decoders._is_closed:
+            await asyncio.sleep(0.01)
+        may_go_on.set()
+        await asyncio.wait_for(closing, 10)
+        assert await starting == "decoder_failed"
 
     asyncio.run(check())
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 from typing import IO, Any, Literal
 
 from PIL import Image
@@ -38,6 +38,8 @@ class Decoders:
         self._policy = policy
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
+        self._is_closed = False
+        self._lock = Lock()  # so that none becomes busy unseen while `close` ends the busy ones
         # A thread waits for each: to take in a large picture's pixels would hold up the event loop.
         self._threads = ThreadPoolExecutor(policy.decode_workers, thread_name_prefix="decoder")
 
@@ -65,7 +67,10 @@ class Decoders:
 
     def _decode(self, job: dict[str, Any], data: bytes) -> "list[Image.Image] | MediaRefused":
         worker = self._take()
-        self._busy.add(worker)
+        with self._lock:
+            self._busy.add(worker)
+            if self._is_closed:  # while this one was starting
+                worker.end()
         is_usable = False
         try:
             pictures = worker.ask(job, data)
@@ -88,8 +93,10 @@ class Decoders:
 
     def close(self) -> None:
         """End all processes; what is being decoded fails."""
-        for worker in list(self._busy):
-            worker.end()
+        with self._lock:
+            self._is_closed = True
+            for worker in self._busy:
+                worker.end()
         self._threads.shutdown(cancel_futures=True)
         for worker in self._idle:
             worker.end()
