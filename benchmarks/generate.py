@@ -144,7 +144,9 @@ class Generate:
     @torch.inference_mode()
     def _answer(self, conversations: list[list[dict]], tokens: int) -> float:
         started = time.perf_counter()
-        inputs = inputs_of(self.owl, conversations)
+        inputs = {
+            name: value.to(self.model.device) for name, value in inputs_of(self.owl, conversations).items()
+        }
         if self.is_stock:
             embeds, _ = self.owl.model.model._embed(inputs["input_ids"], inputs["pixel_values"], None)
             inputs = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
@@ -233,7 +235,8 @@ def weight_bytes(owl: Owl, kind: str) -> int:
 
 def generates(owl: Owl) -> Iterator[Generate]:
     """Every way in which transformers generates from this checkpoint."""
-    stock = LlamaForCausalLM(owl.model.config.text_config).eval()
+    with torch.device("meta"):
+        stock = LlamaForCausalLM(owl.model.config.text_config).eval()
     stock.model, stock.lm_head = owl.model.model.language_model, owl.model.lm_head
     for cache in ("dynamic", "static"):
         yield Generate(owl, owl.model, False, cache)

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py                # on a GPU: 7B Llama, ViT-L/14, 64 queries
     python benchmarks/gpu.py --size small   # anywhere; the default without a GPU
+    python benchmarks/gpu.py --compile --liger   # layers compiled; liger-kernel inside the LLM
 
 Needs torch, transformers and OpenOwl's own files alone (`PYTHONPATH=src`); bitsandbytes for the QLoRA line.
 Packed rows as training lays them out, label-only head, frozen parts frozen, fused AdamW, learning weights
@@ -27,11 +28,13 @@ from open_owl.data.encode import IGNORED, EncodedConversation
 from open_owl.data.packing import Batch, pack
 from open_owl.model import MplugOwlConfig, MplugOwlForConditionalGeneration, MplugOwlVisualAbstractorConfig
 from open_owl.train.flops import FlopCount, peak_flops
+from open_owl.train.kernels import use_liger_kernel
+from open_owl.train.layers import compile_layers
 from open_owl.train.packed import packed_attention
 
 SLOT = 32000  # beyond the vocabulary: never looked up
 LORA_RANK = 8
-WARM_UP = 3
+WARM_UP, WARM_UP_COMPILED = 3, 10
 
 
 @dataclass(frozen=True)
@@ -93,19 +96,21 @@ class Result:
     peak_bytes: int = 0
 
 
-def build(size: Size, device: torch.device, dtype: torch.dtype) -> MplugOwlForConditionalGeneration:
-    """A model of random weights, made on the device."""
+def build(
+    size: Size, device: torch.device, dtype: torch.dtype, image: int = SLOT, video: int = SLOT + 1
+) -> MplugOwlForConditionalGeneration:
+    """A model of random weights, made on the device; `image` and `video` are the ids of their slots."""
     config = MplugOwlConfig(
         vision_config=CLIPVisionConfig(**size.vision, image_size=224, patch_size=14),
         text_config=LlamaConfig(
-            **size.llm, vocab_size=SLOT, num_key_value_heads=size.llm["num_attention_heads"], use_cache=False
+            **size.llm, vocab_size=SLOT, num_key_value_heads=size.llm["num_attention_heads"]
         ),
         visual_abstractor_config=MplugOwlVisualAbstractorConfig(
             **size.abstractor, encoder_hidden_size=size.vision["hidden_size"]
         ),
         num_query_tokens=size.queries,
-        image_token_id=SLOT,
-        video_token_id=SLOT + 1,
+        image_token_id=image,
+        video_token_id=video,
     )
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -203,14 +208,15 @@ def batches(size: Size, number: int, device: torch.device) -> Iterator[tuple[Bat
 def measure(
     model: MplugOwlForConditionalGeneration, size: Size, number: int, updates: int, device: torch.device
 ) -> Result:
-    """`updates` timed updates of one pack each, after a warm-up."""
+    """`updates` timed updates of one pack each, after those in which kernels are chosen and compiled."""
+    warm_up = WARM_UP_COMPILED if any(layer._compiled_call_impl for layer in model.modules()) else WARM_UP
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-5, fused=True)
     count, given = FlopCount(model), batches(size, number, device)
     result = Result()
     reset_peak(device)
-    for update in range(WARM_UP + updates):
-        if update == WARM_UP:
+    for update in range(warm_up + updates):
+        if update == warm_up:
             synchronize(device)
             result, started = Result(), time.perf_counter()
         asked = time.perf_counter()
@@ -296,6 +302,8 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, help="7b on a GPU, small without one")
     parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="the layers of each part")
+    parser.add_argument("--liger", action="store_true", help="liger-kernel inside the LLM")
     parser.add_argument("--tokens-per-step", type=int, help="of a pack; a pack is an update here")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -318,14 +326,20 @@ def main() -> None:
         f"measured matrix product {product / 1e12:,.2f} TFLOP/s, copy {copy / 1e9:,.0f} GB/s; "
         f"{size.tokens_per_step} tokens a pack"
     )
+    added = ", compiled" * options.compile + ", liger" * options.liger
     for number, quantised in ((1, False), (2, False), (2, True)):
-        label = f"stage {number}" + (", QLoRA (NF4)" if quantised else "")
+        label = f"stage {number}" + (", QLoRA (NF4)" if quantised else "") + added
         if quantised and (device.type != "cuda" or not has_bitsandbytes()):
             print(f"{label}: not measured (it needs a GPU and bitsandbytes)")
             continue
         torch.manual_seed(0)
         model = build(size, device, dtype)
         stage(model, number, quantised)
+        if options.liger:
+            use_liger_kernel(model)
+        if options.compile:
+            for part in (model.model.vision_model, model.model.abstractor, model.model.language_model):
+                compile_layers(part)
         show(label, measure(model, size, number, options.updates, device), peak, product)
         del model
 

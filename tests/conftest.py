@@ -7,6 +7,9 @@ import pytest
 
 # Before torch loads: on models this small a second thread costs more in waiting than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Triton loads: without a GPU, its interpreter runs the kernels.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

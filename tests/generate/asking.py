@@ -46,7 +46,7 @@ def generated(owl: Owl, messages: list[dict], tokens: int, **options: Any) -> Wa
         videos=question.videos or None,
         add_special_tokens=needs_special_tokens(text, processor),
         return_tensors="pt",
-    )
+    ).to(owl.engine.device)
     ends = sorted(owl.engine.ends) or [processor.tokenizer.eos_token_id]
     out = model.generate(
         **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0],

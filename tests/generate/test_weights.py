@@ -119,8 +119,13 @@ def test_an_operator_that_is_gone_or_wrong_is_not_trusted(monkeypatch) -> None:
     assert not can_pack("int8")
 
 
-def test_what_is_not_to_be_had_is_refused() -> None:
+def test_what_is_not_to_be_had_is_refused(monkeypatch) -> None:
     with pytest.raises(ValueError, match="packed for CPUs"):
+        choose("float16", [], torch.device("cuda"))
+    with pytest.raises(ValueError, match="nf4 weights are for GPUs"):
+        choose("nf4", [], CPU)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"open-owl\[quant\]"):
         choose("int8", [], torch.device("cuda"))
     with pytest.raises(ValueError, match="'int3' is not known"):
         choose("int3", [], CPU)

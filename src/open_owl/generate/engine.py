@@ -333,6 +333,8 @@ class Engine:
             return
         logits = self._logits(hidden if len(rows) == len(hidden) else hidden[rows])
         likeliest = logits.argmax(-1).tolist()
+        if not all(request.chooser.is_plain and request.sampling.logprobs is None for request in speaking):
+            logits = logits.cpu()
         for request, row, best in zip(speaking, logits, likeliest, strict=True):
             try:
                 token = best if request.chooser.is_plain else request.chooser.choose(row)
@@ -350,13 +352,13 @@ class Engine:
         first = max(run.start, length - request.scored - 1)
         last = min(run.start + run.count, length - 1)
         if last > first:
-            request.judge(self._logits(hidden[first - run.start : last - run.start]), first)
+            request.judge(self._logits(hidden[first - run.start : last - run.start]).cpu(), first)
         if not request.is_prefilling:
             self._end(request, "stop")
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, vocabulary] float32 on the CPU"""
-        return self.model._head(hidden[None])[0].float().cpu()
+        """[rows, hidden] -> [rows, vocabulary] float32"""
+        return self.model._head(hidden[None])[0].float()
 
     def _end(self, request: Request, reason: FinishReason, error: BaseException | None = None) -> None:
         with self._changed:

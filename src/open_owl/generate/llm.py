@@ -1,6 +1,8 @@
 """Which way the engine runs an LLM, and with which weights."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -8,9 +10,11 @@ from torch import nn
 from transformers import DynamicCache
 
 from open_owl.model import MplugOwlForConditionalGeneration
+from open_owl.quantized_linear import quantized_linear
 
 from .decoder import Decoder, Run, StockDecoder
 from .fused import JOINED, FusedDecoder, fits
+from .graphs import GraphDecoder, has_triton
 from .memory import Memory
 from .weights import PackedLinear, Slice, Weights, choose
 
@@ -30,21 +34,26 @@ def open_decoder(
     language_model: Any = model.model.language_model
     linears = [module for module in [*language_model.modules(), model.lm_head] if type(module) is nn.Linear]
     kind = choose(weights, linears, device)
-    fuses = fits(language_model, max_positions) and _agrees(language_model, max_positions)
+    way = _way(language_model, max_positions, device)
     if kind != "float32":
-        _pack(model, kind, JOINED if fuses else ())
+        _pack(model, kind, JOINED if way else (), device)
     if device.type == "cpu" and model.dtype != torch.float32:
         model.float()  # CPUs have no fast way with halves, but for packed weights
-    decoder = FusedDecoder(language_model, max_positions) if fuses else StockDecoder(language_model, device)
+    if way is GraphDecoder and kind == "int8":
+        way = FusedDecoder  # bitsandbytes' int8 looks for outliers in its inputs, which no graph can hold
+    decoder = way(language_model, max_positions) if way else StockDecoder(language_model, device)
     return decoder, kind
 
 
-def _agrees(language_model: Any, max_positions: int) -> bool:
-    agreed = agrees(FusedDecoder(language_model, max_positions), language_model)
-    if not agreed:
-        name = type(language_model).__name__
-        logger.info("%s does not compute as Llama does; it runs as transformers has it", name)
-    return agreed
+def _way(language_model: Any, max_positions: int, device: torch.device) -> type[FusedDecoder] | None:
+    """The fastest decoder of our own that computes what transformers does."""
+    if fits(language_model, max_positions):
+        ways = [GraphDecoder, FusedDecoder] if device.type == "cuda" and has_triton() else [FusedDecoder]
+        for way in ways:
+            if agrees(way(language_model, max_positions), language_model):
+                return way
+            logger.info("%s does not compute as %s does", type(language_model).__name__, way.__name__)
+    return None
 
 
 @torch.inference_mode()
@@ -68,26 +77,38 @@ def agrees(decoder: Decoder, language_model: Any) -> bool:
     return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 
-def _pack(model: MplugOwlForConditionalGeneration, kind: str, joined: tuple[tuple[str, ...], ...]) -> None:
-    """Every linear layer of the LLM and its head; layers that are joined become slices of one."""
+def _pack(
+    model: MplugOwlForConditionalGeneration,
+    kind: str,
+    joined: tuple[tuple[str, ...], ...],
+    device: torch.device,
+) -> None:
+    """Every linear layer of the LLM and its head; layers that are joined become slices of one.
+
+    On a GPU the head stays: its part is small there, and its errors are the answer's.
+    """
+    if device.type == "cuda":
+        make = partial(quantized_linear, kind=kind, compute_dtype=model.dtype, device=device)
+    else:
+        make = partial(PackedLinear, kind=kind)
     language_model: Any = model.model.language_model
     for parent in list(language_model.modules()):
         for names in joined:
             if all(type(getattr(parent, name, None)) is nn.Linear for name in names):
-                _pack_joined(parent, names, kind)
+                _pack_joined(parent, names, make)
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child.weight, child.bias, kind))
+                setattr(parent, name, make(child.weight, child.bias))
     head = model.lm_head
-    if type(head) is nn.Linear:
+    if type(head) is nn.Linear and device.type != "cuda":
         model.lm_head = cast(nn.Linear, PackedLinear(head.weight, head.bias, kind))
 
 
-def _pack_joined(parent: nn.Module, names: tuple[str, ...], kind: str) -> None:
+def _pack_joined(parent: nn.Module, names: tuple[str, ...], make: Callable[..., nn.Module]) -> None:
     layers = [cast(nn.Linear, getattr(parent, name)) for name in names]
     has_bias = layers[0].bias is not None
     bias = torch.cat([layer.bias.detach() for layer in layers]) if has_bias else None
-    packed = PackedLinear(torch.cat([layer.weight.detach() for layer in layers]), bias, kind)
+    packed = make(torch.cat([layer.weight.detach() for layer in layers]), bias)
     first = 0
     for name, layer in zip(names, layers, strict=True):
         setattr(parent, name, Slice(packed, first, first + layer.out_features))

@@ -13,8 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Weights = Literal["auto", "float32", "float16", "int8"]
-WEIGHTS = ("auto", "float32", "float16", "int8")
+from open_owl.quantized_linear import refuse_without_bitsandbytes
+
+Weights = Literal["auto", "float32", "float16", "int8", "nf4"]
+WEIGHTS = ("auto", "float32", "float16", "int8", "nf4")
+ON_GPUS = ("int8", "nf4")
 ops: Any = torch.ops.quantized
 
 # Inputs have 7 bits: with 8, sums of two products overflow 16 bits on processors without VNNI.
@@ -61,7 +64,7 @@ class PackedLinear(nn.Module):
 class Slice(nn.Module):
     """Outputs first .. last of a packed layer that several were joined into."""
 
-    def __init__(self, packed: PackedLinear, first: int, last: int):
+    def __init__(self, packed: nn.Module, first: int, last: int):
         super().__init__()
         self.packed, self.first, self.last = packed, first, last
 
@@ -115,9 +118,14 @@ def choose(wanted: Weights, linears: Sequence[nn.Module], device: torch.device) 
         raise ValueError(f"weights {wanted!r} is not known; use {', '.join(WEIGHTS)}")
     if wanted == "float32":
         return wanted
+    if device.type == "cuda" and wanted in ON_GPUS:
+        refuse_without_bitsandbytes(wanted)
+        return wanted
     if wanted != "auto":
         if device.type != "cpu":
-            raise ValueError(f"{wanted} weights are packed for CPUs; on {device} use dtype and quantize_llm")
+            raise ValueError(f"{wanted} weights are packed for CPUs; on {device} use dtype, int8 or nf4")
+        if wanted == "nf4":
+            raise ValueError("nf4 weights are for GPUs; on a CPU use float16 or int8")
         if not can_pack(wanted):
             raise ValueError(f"this torch has no packed {wanted} product for this processor; use float32")
         return wanted

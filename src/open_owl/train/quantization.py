@@ -4,18 +4,14 @@ The quantised weights are of the run alone. They are made from the checkpoint th
 when the run resumes, and never saved: what is learned lies on the checkpoint as it was.
 """
 
-import importlib
 import os
-from typing import Any
 
 import torch
 from torch import nn
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration
-
-# Weights that share a scale, as in the paper (section 3).
-BLOCK = 64
+from open_owl.quantized_linear import BLOCK, quantized_linear
 
 
 def quantize_llm(model: MplugOwlForConditionalGeneration, compute_dtype: torch.dtype) -> None:
@@ -46,7 +42,8 @@ def quantize_llm(model: MplugOwlForConditionalGeneration, compute_dtype: torch.d
                 f"quantize_llm: {name} of the LLM has rows of {layer.in_features}, and on a CPU bitsandbytes "
                 f"reads only rows of whole blocks of {BLOCK} rightly; leave it out, or train on a GPU"
             )
-        language_model.set_submodule(name, _quantized(layer, compute_dtype, device))
+        quantized = quantized_linear(layer.weight, layer.bias, "nf4", compute_dtype, device)
+        language_model.set_submodule(name, quantized.train(layer.training))
     # PEFT puts its layers for quantised weights where the model says that it has some.
     vars(model)["is_loaded_in_4bit"] = True
 
@@ -67,27 +64,6 @@ def weight_count(parameter: torch.Tensor) -> int:
     """How many weights a parameter stands for; a quantised one holds two in each element."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else state.shape.numel()
-
-
-def _quantized(layer: nn.Linear, compute_dtype: torch.dtype, device: torch.device) -> nn.Module:
-    four_bit: Any = importlib.import_module("bitsandbytes.nn")  # an extra, and untyped
-    with torch.device("meta"):
-        quantized = four_bit.Linear4bit(
-            layer.in_features, layer.out_features, bias=layer.bias is not None, compute_dtype=compute_dtype
-        )
-    weight = four_bit.Params4bit(
-        layer.weight.data,
-        requires_grad=False,
-        blocksize=BLOCK,
-        quant_type="nf4",
-        compress_statistics=True,  # the scales are quantised too
-        module=quantized,
-    )
-    quantized.weight = weight.to(device)
-    quantized.bias = layer.bias
-    # Else, on some CPUs, the first pass without gradients packs the weights anew, as no later pass can read.
-    quantized.support_avx512bf16_for_cpu = False
-    return quantized.train(layer.training)
 
 
 def _device_of_this_process() -> torch.device:
