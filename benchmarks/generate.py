@@ -40,7 +40,7 @@ from open_owl.generate import Owl
 from open_owl.generate.machine import apart
 from open_owl.generate.sampling import Sampling
 from open_owl.generate.weights import can_pack
-from open_owl.owlet.quickstart import ABSTRACTOR, TOWERS
+from open_owl.owlet.towers import ABSTRACTOR, TOWERS
 
 CONCURRENT = 16
 PROMPT = 128  # tokens at least, where the model has positions for them

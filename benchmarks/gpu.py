@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                # on a GPU: 7B Llama, ViT-L/14, 64 queries
     python benchmarks/gpu.py --size small   # anywhere; the default without a GPU
-    python benchmarks/gpu.py --compile --liger   # layers compiled; liger-kernel inside the LLM
+    python benchmarks/gpu.py --compile vision_model --liger   # its layers compiled; liger-kernel in the LLM
 
 Needs torch, transformers and OpenOwl's own files alone (`PYTHONPATH=src`); bitsandbytes for the QLoRA line.
 Packed rows as training lays them out, label-only head, frozen parts frozen, fused AdamW, learning weights
@@ -34,6 +34,8 @@ from open_owl.train.packed import packed_attention
 
 SLOT = 32000  # beyond the vocabulary: never looked up
 LORA_RANK = 8
+LINES = {"1": (1, False), "2": (2, False), "qlora": (2, True)}  # the stage, and whether the LLM is quantised
+PARTS = ("vision_model", "abstractor", "language_model")
 WARM_UP, WARM_UP_COMPILED = 3, 10
 
 
@@ -302,7 +304,8 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, help="7b on a GPU, small without one")
     parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--compile", action="store_true", help="the layers of each part")
+    parser.add_argument("--lines", nargs="*", choices=LINES, default=list(LINES))
+    parser.add_argument("--compile", nargs="*", choices=PARTS, default=[], help="the layers of these parts")
     parser.add_argument("--liger", action="store_true", help="liger-kernel inside the LLM")
     parser.add_argument("--tokens-per-step", type=int, help="of a pack; a pack is an update here")
     options = parser.parse_args()
@@ -326,8 +329,8 @@ def main() -> None:
         f"measured matrix product {product / 1e12:,.2f} TFLOP/s, copy {copy / 1e9:,.0f} GB/s; "
         f"{size.tokens_per_step} tokens a pack"
     )
-    added = ", compiled" * options.compile + ", liger" * options.liger
-    for number, quantised in ((1, False), (2, False), (2, True)):
+    added = ", liger" * options.liger + "".join(f", {part} compiled" for part in options.compile)
+    for number, quantised in (LINES[name] for name in options.lines):
         label = f"stage {number}" + (", QLoRA (NF4)" if quantised else "") + added
         if quantised and (device.type != "cuda" or not has_bitsandbytes()):
             print(f"{label}: not measured (it needs a GPU and bitsandbytes)")
@@ -337,9 +340,8 @@ def main() -> None:
         stage(model, number, quantised)
         if options.liger:
             use_liger_kernel(model)
-        if options.compile:
-            for part in (model.model.vision_model, model.model.abstractor, model.model.language_model):
-                compile_layers(part)
+        for part in options.compile:
+            compile_layers(getattr(model.model, part))
         show(label, measure(model, size, number, options.updates, device), peak, product)
         del model
 

@@ -23,9 +23,9 @@ from gpu import SIZES, Size, build, ceilings
 from open_owl.compose import compose
 from open_owl.generate import Owl
 from open_owl.model import MplugOwlProcessor
-from open_owl.owlet.quickstart import TOWERS
+from open_owl.owlet.towers import TOWERS
 
-TOKENS = 128
+TOKENS = 64
 KV_TOKENS = 32 * 1024
 
 
@@ -49,12 +49,13 @@ def matrices(owl: Owl) -> int:
     return sum(p.numel() * p.element_size() for p in [*inside, owl.model.lm_head.weight])
 
 
-def engine_figures(owl: Owl, batches: list[int], repeats: int) -> dict[str, float]:
+def measure(name: str, owl: Owl, batches: list[int], repeats: int, bound: float) -> None:
+    """Prints each figure as it is found."""
     asked, engine = Asked(owl, seed=0), OfEngine(never_ends(owl))
-    figures = {}
     for rows in batches:
-        found = medians(repeats, lambda rows=rows: decoding(engine, asked, rows, TOKENS))
-        figures[f"decode {rows}"] = found["decode"]
+        found = medians(repeats, lambda rows=rows: decoding(engine, asked, rows, TOKENS))["decode"]
+        share = f", {found / bound:.0%} of the bound {bound:.0f}" if rows == 1 else ""
+        print(f"{name}: {found:,.1f} tokens/s at batch {rows}{share}", flush=True)
     new = [engine.first_token(asked.messages()) for _ in range(5)]
     picture = asked.picture()
     engine.first_token(asked.messages(picture=picture))
@@ -62,12 +63,14 @@ def engine_figures(owl: Owl, batches: list[int], repeats: int) -> dict[str, floa
     for message in turned:
         message["content"] = message["content"][::-1]  # words first: only the picture is known
     known = [engine.first_token([message]) for message in turned]
-    figures["first, new picture"] = statistics.median(new)
-    figures["first, known picture"] = statistics.median(known)
-    figures["reading"] = reading(engine, asked)
+    print(
+        f"{name}: first token {1000 * statistics.median(new):.0f} ms with a new picture, "
+        f"{1000 * statistics.median(known):.0f} ms with a known one; prompts {reading(engine, asked):,.0f} "
+        "tokens/s",
+        flush=True,
+    )
     together(engine, mixed(asked, 16, TOKENS))
-    figures["16 mixed"] = together(engine, mixed(asked, 16, TOKENS))
-    return figures
+    print(f"{name}: {together(engine, mixed(asked, 16, TOKENS)):,.0f} tokens/s, 16 mixed", flush=True)
 
 
 def reading(engine: OfEngine, asked: Asked) -> float:
@@ -76,16 +79,6 @@ def reading(engine: OfEngine, asked: Asked) -> float:
     before = engine.owl.engine.stats().prompt_tokens
     seconds = engine.answer(load, 1)
     return (engine.owl.engine.stats().prompt_tokens - before) / seconds
-
-
-def told(name: str, figures: dict[str, float], bound: float) -> str:
-    alone = figures["decode 1"]
-    rest = ", ".join(
-        f"{what} {1000 * value:.0f} ms" if what.startswith("first") else f"{what} {value:,.0f} tokens/s"
-        for what, value in figures.items()
-        if what != "decode 1"
-    )
-    return f"{name}: {alone:.1f} tokens/s at batch 1, {alone / bound:.0%} of the bound {bound:.0f}; {rest}"
 
 
 def main() -> None:
@@ -115,12 +108,12 @@ def main() -> None:
                 f"{way.name}: {found:.1f} tokens/s at batch 1, {found / bound:.0%} of the bound", flush=True
             )
     name = f"engine ({type(owl.engine.decoder).__name__})"
-    print(told(name, engine_figures(owl, options.batches, options.repeats), bound), flush=True)
+    measure(name, owl, options.batches, options.repeats, bound)
     for kind in options.weights:
         owl.engine.close()
         owl = Owl(model, processor, weights=kind, kv_tokens=KV_TOKENS)
-        figures = engine_figures(owl, options.batches, options.repeats)
-        print(told(f"engine, {kind}", figures, speed / matrices(owl)), flush=True)
+        name = f"engine, {owl.engine.weights}"
+        measure(name, owl, options.batches, options.repeats, speed / matrices(owl))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,25 @@ def test_the_gate_is_silu() -> None:
     torch.testing.assert_close(kernels.silu_and_multiply(gate_up), nn.functional.silu(gate) * up)
 
 
+@pytest.mark.parametrize("size", [100, 2048, 2500])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("gates", [True, False])
+@pytest.mark.parametrize("is_normed", [True, False])
+def test_a_row_goes_through_norm_product_gate_and_sum(size, has_bias, gates, is_normed) -> None:
+    torch.manual_seed(size)
+    row, weight, norm = torch.randn(1, size), torch.randn(24, size) / size**0.5, torch.rand(size)
+    bias = torch.randn(24) if has_bias else None
+    added = None if gates else torch.randn(1, 24)
+    x = nn.functional.rms_norm(row.double(), (size,), norm.double(), 1e-5) if is_normed else row.double()
+    wanted = nn.functional.linear(x, weight.double(), None if bias is None else bias.double())
+    if gates:
+        wanted = nn.functional.silu(wanted[:, :12]) * wanted[:, 12:]
+    if added is not None:
+        wanted = wanted + added
+    found = kernels.row_product(row, weight, bias, norm if is_normed else None, 1e-5, added, gates)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size", "norms"),
     [(4, 4, 64, False), (8, 2, 48, True), (3, 3, 20, False), (6, 2, 128, True), (34, 2, 16, False)],
@@ -92,21 +111,24 @@ class WithoutGraph(GraphDecoder):
         return weight.detach()
 
 
+@pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("llm", ["llama", "mistral", "qwen2", "qwen3"])
 @torch.inference_mode()
-def test_a_step_computes_what_the_fused_decoder_does(parts, llm) -> None:
+def test_a_step_computes_what_the_fused_decoder_does(parts, llm, rows) -> None:
     with torch.device("cpu"):
         model = parts.fresh_owl("clip", llm)[0]
     language_model = model.to(torch.get_default_device()).model.language_model
     fused, graphs = FusedDecoder(language_model, 64), WithoutGraph(language_model, 64)
     one, other = Memory(fused.shapes(), 40), Memory(fused.shapes(), 40)
-    prompt = torch.randn(12, fused.layers[0].norm.shape[-1] // 2)
+    prompt = torch.randn(12, language_model.config.hidden_size)
     for memory in (one, other):
         fused.forward(prompt, [Run(3, 0, 7), Run(20, 0, 5)], memory)
-    token = torch.randn(2, prompt.shape[1])
-    wanted = fused.forward(token, [Run(3, 7, 1), Run(20, 5, 1)], one)
-    rows = torch.cat([token, torch.zeros(1, prompt.shape[1])])
-    found = graphs.decode(rows, torch.tensor([7, 5, -1]), torch.tensor([3, 20, -1]), other)
-    torch.testing.assert_close(found[:2], wanted, rtol=1e-4, atol=1e-5)
+    token = torch.randn(rows, prompt.shape[1])
+    wanted = fused.forward(token, [Run(3, 7, 1), Run(20, 5, 1)][:rows], one)
+    if rows == 2:  # and a row without a conversation
+        token = torch.cat([token, torch.zeros(1, prompt.shape[1])])
+    places = torch.tensor([[7, 5, -1], [3, 20, -1]])[:, : len(token)]
+    found = graphs.decode(token, places[0], places[1], other)
+    torch.testing.assert_close(found[:rows], wanted, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(one.both, other.both, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

@@ -8,8 +8,8 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from open_owl.owlet.pretrain_llm import RowWriter, collate, supervised_loss
-from open_owl.owlet.quickstart import TOWERS, WEIGHTS
 from open_owl.owlet.tokenizer import build_tokenizer
+from open_owl.owlet.towers import TOWERS, WEIGHTS
 from open_owl.owlet.words import vocabulary
 
 MEGABYTES = 1_000_000

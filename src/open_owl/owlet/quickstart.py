@@ -23,11 +23,9 @@ from .conversations import Example
 from .exam import Item, Scores
 from .last_run import remember
 from .rows import write_rows
+from .towers import ABSTRACTOR, TOWERS
 from .world import Split
 
-WEIGHTS = Path(__file__).parent / "weights"
-TOWERS = {"vision": str(WEIGHTS / "vision"), "llm": str(WEIGHTS / "llm")}
-ABSTRACTOR = {"num_query_tokens": 16, "num_layers": 2, "width": 128, "num_heads": 4}
 STAGES = ("stage1", "stage2")
 SHOWN = ("color", "position", "count", "word", "pair")  # abilities with a picture in the report
 
