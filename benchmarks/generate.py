@@ -5,76 +5,47 @@
 
 `generate` is measured in the fastest way that there is for it in float32: our class, and the stock causal LM
 on `inputs_embeds`, each with a dynamic and a static cache; the best counts. The engine runs with float32
-weights and with packed ones. Figures at batch 1 are medians of `--repeats`; nothing ends an answer early, so
-that all ways say equally many tokens. Beside them: what one token must take for reading the weights once, at
-the bandwidth that this machine shows.
+weights and with packed ones. Figures are medians of `--repeats`; nothing ends an answer early. Decoding is
+timed from when every answer has its first token to when the first has its last; prefill is a prompt of words
+alone, up to its answer's first token. Beside them: what one token must take for reading the weights once, at
+the bandwidth that this machine shows (the floor).
 """
 
 import argparse
 import copy
 import logging
-import random
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
-    set_seed,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
-from open_owl.compose import compose
+from generate_asked import PROMPT, Asked, large, small
 from open_owl.generate import Owl
-from open_owl.generate.machine import apart
+from open_owl.generate.machine import release_helpers
+from open_owl.generate.request import Request
 from open_owl.generate.sampling import Sampling
 from open_owl.generate.weights import can_pack
-from open_owl.owlet.towers import ABSTRACTOR, TOWERS
 
 CONCURRENT = 16
-PROMPT = 128  # tokens at least, where the model has positions for them
-Pair = tuple[Any, Any]
-
-
-def small(folder: Path) -> Pair:
-    """The shipped towers (LLM of 0.5M parameters) with an abstractor that nobody trained."""
-    set_seed(0)
-    return compose(TOWERS["vision"], TOWERS["llm"], **ABSTRACTOR)
-
-
-def large(folder: Path) -> Pair:
-    """A random Llama of 468M parameters, and a ViT of CLIP's base size."""
-    set_seed(0)
-    llm = LlamaConfig(
-        vocab_size=32000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24,
-        num_attention_heads=16, num_key_value_heads=16, max_position_embeddings=2048,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        image_size=224, patch_size=32, projection_dim=512,
-    )  # fmt: skip
-    LlamaForCausalLM(llm).save_pretrained(folder / "llm")
-    # The words of the tiny tokenizer do: which tokens are read and said does not matter here.
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(TOWERS["llm"]).save_pretrained(folder / "llm")
-    CLIPVisionModel(vision).save_pretrained(folder / "vision")
-    CLIPImageProcessorPil().save_pretrained(folder / "vision")
-    return compose(folder / "vision", folder / "llm", num_query_tokens=64, num_layers=6)
+Times = list[list[float]]  # of each answer, when it had its first token, its second, ...
 
 
 SIZES = {"small": small, "large": large}
+KINDS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -82,27 +53,9 @@ class Plan:
     """How much is measured."""
 
     repeats: int
-    batches: tuple[int, ...] = (1, 8, 32)
-    with_mixed: bool = True
-
-
-class Asked:
-    """Conversations of one size: words from a seed, a picture of random pixels in each."""
-
-    def __init__(self, owl: Owl, seed: int):
-        self.random, self.owl = random.Random(seed), owl
-        vocabulary = [word for word in owl.processor.tokenizer.get_vocab() if word.isalpha()]
-        self.words = sorted(vocabulary)
-
-    def messages(self, tokens: int = PROMPT, picture: Image.Image | None = None) -> list[dict]:
-        picture = picture or self.picture()
-        few = tokens - self.owl.processor.num_image_tokens - 20
-        text = " ".join(self.random.choice(self.words) for _ in range(max(few, 4)))
-        parts = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
-        return [{"role": "user", "content": parts}]
-
-    def picture(self) -> Image.Image:
-        return Image.frombytes("RGB", (224, 224), self.random.randbytes(3 * 224 * 224))
+    weights: tuple[str, ...]
+    batches: tuple[int, ...]
+    with_mixed: bool
 
 
 def medians(repeats: int, work: Callable[[], dict[str, float]]) -> dict[str, float]:
@@ -137,21 +90,33 @@ class Generate:
         if cache == "static":
             self.options |= {"cache_implementation": "static", "disable_compile": True}
 
-    def answer(self, conversations: list[list[dict]], tokens: int) -> float:
-        """Seconds for so many tokens of each, reading and looking included."""
-        return apart(self._answer, conversations, tokens)
-
     @torch.inference_mode()
-    def _answer(self, conversations: list[list[dict]], tokens: int) -> float:
-        started = time.perf_counter()
-        inputs = {
-            name: value.to(self.model.device) for name, value in inputs_of(self.owl, conversations).items()
-        }
+    def answer(self, conversations: list[list[dict]], tokens: int) -> tuple[Times, int]:
+        """Seconds from now to each token, reading and looking included; and the tokens of the prompts."""
+        clock = Clock()
+        inputs = inputs_of(self.owl, conversations)
+        prompts = int(inputs["attention_mask"].sum())
+        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
         if self.is_stock:
-            embeds, _ = self.owl.model.model._embed(inputs["input_ids"], inputs["pixel_values"], None)
+            embeds, _ = self.owl.model.model._embed(inputs["input_ids"], inputs.get("pixel_values"), None)
             inputs = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
-        self.model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, **self.options)
-        return time.perf_counter() - started
+        self.model.generate(
+            **inputs, max_new_tokens=tokens, min_new_tokens=tokens,
+            stopping_criteria=StoppingCriteriaList([clock]), **self.options,
+        )  # fmt: skip
+        release_helpers()
+        return [clock.times] * len(conversations), prompts
+
+
+class Clock(StoppingCriteria):
+    """Stops nothing, and notes when it is asked: at every token."""
+
+    def __init__(self):
+        self.started, self.times = time.perf_counter(), []
+
+    def __call__(self, input_ids: Any, scores: Any, **more) -> torch.Tensor:
+        self.times.append(time.perf_counter() - self.started)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class OfEngine:
@@ -160,15 +125,34 @@ class OfEngine:
     def __init__(self, owl: Owl):
         self.owl, self.name = owl, f"engine, {owl.engine.weights}"
 
-    def answer(self, conversations: list[list[dict]], tokens: int) -> float:
+    def answer(self, conversations: list[list[dict]], tokens: int) -> tuple[Times, int]:
+        """As `Generate.answer`."""
         started = time.perf_counter()
-        self.owl.chat_many(conversations, max_new_tokens=tokens)
-        return time.perf_counter() - started
+        with noted() as when:
+            answers = [self.owl.engine.submit(messages, Sampling(tokens)) for messages in conversations]
+            for answer in answers:
+                answer.result()
+        times = [[at - started for at in when[id(answer)]] for answer in answers]
+        return times, sum(answer.usage.prompt_tokens for answer in answers)
 
     def first_token(self, messages: list[dict]) -> float:
-        started = time.perf_counter()
-        self.owl.engine.submit(messages, Sampling(1)).result()
-        return time.perf_counter() - started
+        return self.answer([messages], 1)[0][0][0]
+
+
+@contextmanager
+def noted() -> Iterator[dict[int, list[float]]]:
+    """Inside, when each answer had its tokens, by `id`: most tokens of a random model have no text."""
+    when, say = defaultdict(list), Request.say
+
+    def say_and_note(request: Request, *arguments) -> Any:
+        when[id(request.answer)].append(time.perf_counter())
+        return say(request, *arguments)
+
+    Request.say = say_and_note
+    try:
+        yield when
+    finally:
+        Request.say = say
 
 
 def never_ends(owl: Owl) -> Owl:
@@ -179,12 +163,17 @@ def never_ends(owl: Owl) -> Owl:
 
 
 def decoding(way: Generate | OfEngine, asked: Asked, rows: int, tokens: int) -> dict[str, float]:
-    """Tokens a second of all rows together, after the first token of each."""
-    conversations = [asked.messages() for _ in range(rows)]
-    first = way.answer(conversations, 1)
-    again = [asked.messages() for _ in range(rows)]
-    whole = way.answer(again, tokens)
-    return {"decode": rows * (tokens - 1) / (whole - first), "first": first}
+    """Tokens a second of all rows together while all are decoded, and seconds to the first token of all."""
+    times, _ = way.answer([asked.messages() for _ in range(rows)], tokens)
+    begin, end = max(row[0] for row in times), min(row[-1] for row in times)
+    said = sum(begin < at <= end for row in times for at in row)
+    return {"decode": said / (end - begin), "first": begin}
+
+
+def prefilling(way: Generate | OfEngine, asked: Asked) -> dict[str, float]:
+    """Tokens of a prompt that are read a second."""
+    times, prompt = way.answer([asked.words_alone()], 1)
+    return {"prefill": prompt / times[0][0]}
 
 
 def mixed(asked: Asked, rows: int, tokens: int) -> list[tuple[list[dict], int]]:
@@ -202,13 +191,14 @@ def together(engine: OfEngine, load: list[tuple[list[dict], int]]) -> float:
 
 
 def one_by_one(way: Generate, load: list[tuple[list[dict], int]]) -> float:
-    seconds = sum(way.answer([messages], n) for messages, n in load)
+    seconds = sum(way.answer([messages], n)[0][0][-1] for messages, n in load)
     return sum(n for _, n in load) / seconds
 
 
 def as_a_batch(way: Generate, load: list[tuple[list[dict], int]]) -> float:
     """Everything padded to the longest prompt and run to the longest answer; only wanted tokens count."""
-    seconds = way.answer([messages for messages, _ in load], max(n for _, n in load))
+    times, _ = way.answer([messages for messages, _ in load], max(n for _, n in load))
+    seconds = times[0][-1]
     return sum(n for _, n in load) / seconds
 
 
@@ -244,34 +234,32 @@ def generates(owl: Owl) -> Iterator[Generate]:
 
 
 def measure(name: str, folder: Path, plan: Plan, console: Console) -> None:
-    model, processor = apart(SIZES[name], folder)
+    model, processor = SIZES[name](folder)
     tokens = 96 if name == "small" else 32
-    plain = never_ends(Owl(apart(copy.deepcopy, model), processor, weights="float32"))
+    plain = never_ends(Owl(copy.deepcopy(model), processor, weights="float32"))
     asked = Asked(plain, seed=0)
-    speed = apart(bandwidth)
-    reference = _best_generate(plain, asked, tokens, plan, console)
-    rows = [("fastest generate (float32)", reference)]
+    rows = [("fastest generate (float32)", _best_generate(plain, asked, tokens, plan, console))]
     floors = {}
-    for kind in ("float32", "float16", "int8"):
+    for kind in plan.weights:
         if kind != "float32" and not can_pack(kind):
             console.print(f"{kind}: not to be had on this machine")
             continue
+        speed = bandwidth()  # beside what it is compared with: it changes where machines are shared
         floors[f"engine, {kind}"] = weight_bytes(plain, kind) / speed / 1e9
-        owl = (
-            plain
-            if kind == "float32"
-            else never_ends(Owl(apart(copy.deepcopy, model), processor, weights=kind))
-        )
+        owl = plain if kind == "float32" else never_ends(Owl(copy.deepcopy(model), processor, weights=kind))
         rows.append((f"engine, {kind}", _of_engine(OfEngine(owl), asked, tokens, plan)))
-        console.print(f"  {rows[-1][0]}: {rows[-1][1]['decode 1']:.1f} tokens/s at batch 1")
+        way, figures = rows[-1]
+        console.print(
+            f"  {way}: {figures['decode 1']:.1f} tokens/s at batch 1, at most {1 / floors[way]:.1f} "
+            f"at the {speed:.1f} GB/s at which memory is read"
+        )
+        owl.engine.close()
     console.print(table_of(name, rows, floors))
-    console.print(
-        f"memory is read at {speed:.1f} GB/s; {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
+    console.print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
 
 
 def _best_generate(owl: Owl, asked: Asked, tokens: int, plan: Plan, console: Console) -> dict[str, float]:
-    ways = apart(list, generates(owl))
+    ways = list(generates(owl))
     found = {}
     for way in ways:
         found[way] = medians(plan.repeats, lambda way=way: decoding(way, asked, 1, tokens))
@@ -279,13 +267,11 @@ def _best_generate(owl: Owl, asked: Asked, tokens: int, plan: Plan, console: Con
     best = max(ways, key=lambda way: found[way]["decode"])
     figures = {
         "decode 1": found[best]["decode"],
+        "prefill": medians(plan.repeats, lambda: prefilling(best, asked))["prefill"],
         "first, new picture": min(f["first"] for f in found.values()),
     }
     for rows in plan.batches[1:]:
-        each = (
-            medians(1, lambda way=way, rows=rows: decoding(way, asked, rows, tokens))
-            for way in (best, ways[0])
-        )
+        each = (decoding(way, asked, rows, tokens) for way in {best, ways[0]})
         figures[f"decode {rows}"] = max(one["decode"] for one in each)
     if plan.with_mixed:
         load = mixed(asked, CONCURRENT, tokens)
@@ -300,6 +286,7 @@ def _of_engine(engine: OfEngine, asked: Asked, tokens: int, plan: Plan) -> dict[
             plan.repeats if rows == 1 else 1, lambda rows=rows: decoding(engine, asked, rows, tokens)
         )
         figures[f"decode {rows}"] = found["decode"]
+    figures |= medians(plan.repeats, lambda: prefilling(engine, asked))
     new = [engine.first_token(asked.messages()) for _ in range(5)]
     picture = asked.picture()
     engine.first_token(asked.messages(picture=picture))
@@ -350,12 +337,13 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, help="one size only")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--alone", action="store_true", help="batch 1 and first tokens only: minutes less for the large size"
-    )
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="rows at once; 1 is first")
+    parser.add_argument("--even", action="store_true", help="no load of mixed lengths: minutes less")
+    parser.add_argument("--weights", nargs="+", choices=KINDS, default=KINDS, help="of the engine")
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    plan = Plan(options.repeats, (1,), False) if options.alone else Plan(options.repeats)
+    batches = tuple(sorted({1, *options.batches}))
+    plan = Plan(options.repeats, tuple(options.weights), batches, not options.even)
     console = Console(width=180)
     for name in [options.size] if options.size else SIZES:
         with tempfile.TemporaryDirectory() as folder:

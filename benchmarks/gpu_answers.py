@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from generate import Asked, OfEngine, decoding, generates, medians, mixed, never_ends, together
+from generate import OfEngine, decoding, generates, medians, mixed, never_ends, together
+from generate_asked import Asked
 from gpu import SIZES, Size, build, ceilings
 from open_owl.compose import compose
 from open_owl.generate import Owl
@@ -75,10 +76,8 @@ def measure(name: str, owl: Owl, batches: list[int], repeats: int, bound: float)
 
 def reading(engine: OfEngine, asked: Asked) -> float:
     """Prompt tokens a second: of four prompts of about 1,000 tokens at once."""
-    load = [asked.messages(1000) for _ in range(4)]
-    before = engine.owl.engine.stats().prompt_tokens
-    seconds = engine.answer(load, 1)
-    return (engine.owl.engine.stats().prompt_tokens - before) / seconds
+    times, prompts = engine.answer([asked.messages(1000) for _ in range(4)], 1)
+    return prompts / max(row[0] for row in times)
 
 
 def main() -> None:

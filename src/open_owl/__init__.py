@@ -10,7 +10,7 @@ import torch
 from . import model as _model  # noqa: F401  (registers the Auto classes)
 from .checkpoint import open_checkpoint
 from .generate import Owl
-from .generate.machine import apart
+from .generate.machine import release_helpers
 from .generate.weights import Weights
 
 
@@ -27,7 +27,9 @@ def load(
     >>> owl.chat([{"role": "user", "content": [
     ...     {"type": "image", "path": "owl.jpg"}, {"type": "text", "text": "What bird is it?"}]}])
     """
-    return Owl(*apart(open_checkpoint, path_or_id, dtype, device), weights, **engine_options)
+    model, processor = open_checkpoint(path_or_id, dtype, device)
+    release_helpers()  # answers are made in the engine's thread
+    return Owl(model, processor, weights, **engine_options)
 
 
 __all__ = ["Owl", "load", "open_checkpoint"]

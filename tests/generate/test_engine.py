@@ -178,7 +178,7 @@ def test_a_cancelled_answer_frees_its_place_and_keeps_what_was_said(owl_of) -> N
 
 def test_an_answer_out_of_time_ends_as_far_as_it_is_and_so_does_one_that_waits(owl_of) -> None:
     owl = owl_of("llama", max_running=1)
-    running = owl.engine.submit([ask("Go")], Sampling(220), timeout=0.05)
+    running = owl.engine.submit([ask("Go")], Sampling(220), timeout=0.01)
     waiting = owl.engine.submit([ask("Go on")], Sampling(220), timeout=0.0)
     assert waiting.result(60) == ""
     running.result(60)

@@ -52,16 +52,17 @@ def test_conversations_that_come_and_go_do_not_change_each_other(parts) -> None:
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 @pytest.mark.parametrize("llm", ["llama", "bloom"])
-def test_quantised_weights_answer_alone_as_in_company(parts, kind, llm) -> None:
+def test_quantised_weights_answer_as_the_same_layers_do_in_generate(parts, kind, llm) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
     owl = owl_on_gpu(parts, llm, torch.bfloat16, weights=kind)
     assert owl.engine.weights == kind
-    plain = owl_on_gpu(parts, llm, torch.bfloat16)
-    for messages in conversations():
-        wanted = answers_of(plain, [messages])[0]
-        found = answers_of(owl, [messages])[0]
-        assert found.tokens[0].logprob == pytest.approx(wanted.tokens[0].logprob, abs=0.3)
+    asked = conversations()
+    for messages, beside in zip(asked, answers_of(owl, asked), strict=True):
+        wanted = generated(owl, messages, 8)
+        alone = answers_of(owl, [messages])[0]
+        for answer in (alone, beside):
+            assert answer.tokens[0].logprob == pytest.approx(wanted.logprobs[0], abs=0.1)
 
 
 def test_sampling_with_a_seed_is_the_same_alone_and_in_company(parts) -> None:

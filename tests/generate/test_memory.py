@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -154,3 +155,13 @@ def test_common_prefixes() -> None:
     assert common_prefix(content(1, 2, 3), content(1, 2, 4)) == 2
     assert common_prefix(content(1, 2), content(1, 2, 4)) == 2
     assert common_prefix(content(), content(1)) == 0
+
+
+def test_memory_is_taken_as_it_is_written() -> None:
+    """In pages of 2 MiB the first position of every head would take one: 512 MiB here."""
+    shape = LayerShape(16, 64, 64, torch.float32, torch.device("cpu"))
+    before = psutil.Process().memory_info().rss
+    memory = Memory([shape] * 8, 32768)
+    for keys, values in zip(memory.keys, memory.values, strict=True):
+        keys[:, 0], values[:, 0] = 1, 2
+    assert psutil.Process().memory_info().rss - before < 64 * 2**20

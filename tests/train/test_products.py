@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from open_owl.onednn import _agrees
 from open_owl.train import products
-from open_owl.train.products import fast_products, onednn_is_faster
+from open_owl.train.products import fast_products
 
-needs_onednn = pytest.mark.skipif(not products._agrees(), reason="this torch has no oneDNN product")
+needs_onednn = pytest.mark.skipif(not _agrees(), reason="this torch has no oneDNN product")
 
 
 @pytest.fixture
@@ -60,37 +61,11 @@ def test_transposed_and_empty_inputs_are_taken(onednn):
 @needs_onednn
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_stay_with_torch(onednn, dtype, monkeypatch):
-    monkeypatch.setattr(products, "_product", None)
+    monkeypatch.setattr(products, "product", None)
     layer = nn.Linear(12, 9).to(dtype)
     assert layer(torch.randn(3, 12, dtype=dtype)).dtype == dtype
     with torch.autocast("cpu", torch.bfloat16):
         assert nn.Linear(12, 9)(torch.randn(3, 12)).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("maker", "flags", "expected"),
-    [
-        ("AuthenticAMD", "fma avx2 avx512f avx512bw", products._agrees()),
-        ("AuthenticAMD", "fma avx2", False),
-        ("GenuineIntel", "fma avx2 avx512f avx512bw", False),
-    ],
-)
-def test_the_processors_maker_and_its_instructions_decide(maker, flags, expected, tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {maker}\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(products, "CPUINFO", tmp_path / "cpuinfo")
-    onednn_is_faster.cache_clear()
-    assert onednn_is_faster() is expected
-    onednn_is_faster.cache_clear()
-
-
-def test_an_operator_that_is_gone_or_has_changed_is_not_trusted(monkeypatch):
-    def gone(*args):
-        raise AttributeError
-
-    monkeypatch.setattr(products, "_product", gone)
-    assert not products._agrees()
-    monkeypatch.setattr(products, "_product", lambda inputs, weight, bias: inputs @ weight.t() + 1)
-    assert not products._agrees()
 
 
 @needs_onednn
@@ -121,10 +96,3 @@ def test_torchs_own_product_is_back_after_an_error(monkeypatch):
     with pytest.raises(KeyError):
         fails()
     assert nn.functional.linear is products._TORCHS_LINEAR
-
-
-def test_few_numbers_of_rows_are_ever_asked_for_and_none_is_a_sixteenth_too_many():
-    filled = {rows: len(products._filled_up(torch.ones(rows, 1))) for rows in range(128, 4097)}
-    assert len(set(filled.values())) <= 16 * 5 + 1
-    assert all(rows <= more <= rows * 17 / 16 for rows, more in filled.items())
-    assert float(products._filled_up(torch.ones(100, 2)).sum()) == 200

@@ -21,7 +21,7 @@ from .answer import Answer, EngineFull, FinishReason
 from .decoder import Run
 from .ending import closing_token, turn_marker
 from .llm import open_decoder
-from .machine import affordable_tokens, apart, compute_alone, device_of, size_of_matrices
+from .machine import affordable_tokens, compute_alone, device_of, release_helpers, size_of_matrices
 from .memory import Memory, common_prefix
 from .messages import Messages
 from .prompt import TOKENIZING, Prompt, read_prompt
@@ -90,8 +90,8 @@ class Engine:
         positions = getattr(model.config.text_config, "max_position_embeddings", None)
         self.max_positions: int = positions or POSITIONS
         self._is_small = self.device.type == "cpu" and size_of_matrices(model) < WORTH_TWO_THREADS
-        self.decoder, self.weights = apart(open_decoder, model, weights, self.max_positions, self.device)
-        shapes = apart(self.decoder.shapes)
+        self.decoder, self.weights = open_decoder(model, weights, self.max_positions, self.device)
+        shapes = self.decoder.shapes()
         most = max_running * self.max_positions
         self.memory = Memory(shapes, kv_tokens or min(most, affordable_tokens(shapes, self.device)))
         self.visual = VisualTokens(model, processor, self.device, VISUAL_BYTES)
@@ -106,6 +106,7 @@ class Engine:
         self._done = {"prompt": 0, "cached": 0, "completion": 0}
         self._seconds = 1.0  # that an answer takes, lately
         _ENGINES.add(self)
+        release_helpers()  # those of the thread that loaded and packed: another may ask
 
     def submit(self, messages: Messages, sampling: Sampling = GREEDY, timeout: float | None = None) -> Answer:
         """Begin an answer and return at once; it is made in the engine's thread.
@@ -175,6 +176,7 @@ class Engine:
             raise EngineFull(waiting, max(1.0, self._seconds * waiting / self.max_running))
 
     def _enter(self, request: Request) -> Request:
+        release_helpers()  # whoever asks has computed pixels, and now waits
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from open_owl.onednn import is_served_by_onednn, onednn_linear
+
 from .decoder import Run
 from .memory import LayerShape, Memory
 from .weights import PackedLinear, Slice
@@ -54,6 +56,7 @@ class FusedDecoder:
         self.eps = language_model.norm.variance_epsilon
         self.device, self.dtype = language_model.norm.weight.device, language_model.norm.weight.dtype
         self.norm = self._weight(language_model.norm.weight)
+        self.least = torch.tensor((len(self.norm) * self.eps) ** 0.5, dtype=self.dtype, device=self.device)
         self.act = language_model.layers[0].mlp.act_fn
         self.layers = [self._layer(layer) for layer in language_model.layers]
         self.cos, self.sin = self._rotary(language_model, max_positions)
@@ -112,21 +115,21 @@ class FusedDecoder:
             hidden = hidden + layer.down(self.act(gate).mul_(up))
         return self._normed(hidden, self.norm)
 
-    def _weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """A norm's weight as `_normed` wants it."""
-        weight = weight.detach()
-        return torch.cat([weight, weight]) if weight.device.type == "cpu" else weight
-
     def _normed(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The root-mean-square norm of rows [tokens, hidden].
 
-        On a CPU torch takes it apart into many operations, but not the LayerNorm; the mean of a row beside
-        its negative is 0, and the variance the mean square.
+        On a CPU torch takes its own apart into many operations. Here sqrt(sum of squares + n eps) is a
+        hypotenuse, and sqrt(n) is in the weight already.
         """
         if rows.device.type != "cpu":
             return nn.functional.rms_norm(rows, rows.shape[-1:], weight, self.eps)
-        twice = torch.cat((rows, -rows), -1)
-        return torch.layer_norm(twice, twice.shape[-1:], weight, None, self.eps)[:, : rows.shape[-1]]
+        length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        return (rows / torch.hypot(length, self.least)).mul_(weight)
+
+    def _weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """A norm's weight as `_normed` wants it."""
+        weight = weight.detach()
+        return weight * len(weight) ** 0.5 if weight.device.type == "cpu" else weight
 
     def _attend(
         self,
@@ -191,6 +194,8 @@ def _places(runs: list[Run], device: torch.device) -> tuple[slice | torch.Tensor
 
 def product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """What a layer computes; plain ones as a `partial`, without the way through `nn.Module.__call__`."""
+    if type(layer) is nn.Linear and is_served_by_onednn(layer.weight):
+        return partial(onednn_linear, weight=layer.weight.detach(), bias=layer.bias)
     if type(layer) is nn.Linear:
         return partial(nn.functional.linear, weight=layer.weight, bias=layer.bias)
     return layer.forward if type(layer) is PackedLinear else layer

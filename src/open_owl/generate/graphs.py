@@ -5,7 +5,9 @@ they do. A graph starts all layers at once.
 """
 
 import importlib.util
+import time
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,7 @@ from .fused import FusedDecoder, Layer
 from .memory import Memory
 
 NOWHERE = -1  # the position of a row without a conversation
+TRIED = 5  # steps by which two ways are compared
 
 
 def has_triton() -> bool:
@@ -59,15 +62,21 @@ class GraphDecoder(FusedDecoder):
             self._graphs, self._memory = {}, weakref.ref(memory)
         rows = 1 << (len(runs) - 1).bit_length()
         if rows not in self._graphs:
-            self._graphs[rows] = _Graph(self, rows, memory)
+            self._graphs[rows] = self._fastest(rows, memory)
         return self._graphs[rows].replay(embeds, runs)
+
+    def _fastest(self, rows: int, memory: Memory) -> "_Graph":
+        """Of a single row's two ways the one that this GPU is measured to be faster with."""
+        ways = [self.decode]
+        if rows == 1 and None not in self._rows:
+            ways.append(self.decode_one)
+        graphs = [_Graph(self, way, rows, memory) for way in ways]
+        return min(graphs, key=_Graph.seconds) if len(graphs) > 1 else graphs[0]
 
     def decode(
         self, hidden: torch.Tensor, positions: torch.Tensor, offsets: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
         """hidden [rows, hidden], positions and offsets [rows] -> [rows, hidden]; `hidden` is written over."""
-        if len(hidden) == 1 and None not in self._rows:
-            return self._decode_one(hidden, positions, offsets, memory)
         delta = None
         for layer, both in zip(self.layers, memory.both, strict=True):
             normed = self.kernels.add_and_norm(hidden, delta, layer.norm, self.eps)
@@ -76,10 +85,10 @@ class GraphDecoder(FusedDecoder):
             delta = layer.down(self._activated(layer, normed))
         return self.kernels.add_and_norm(hidden, delta, self.norm, self.eps)
 
-    def _decode_one(
+    def decode_one(
         self, hidden: torch.Tensor, positions: torch.Tensor, offsets: torch.Tensor, memory: Memory
     ) -> torch.Tensor:
-        """The same for a single row, whose products take in the norms, the gates and the sums beside them."""
+        """As `decode`, of a single row, whose products take in the norms, gates and sums beside them."""
         product, eps = self.kernels.row_product, self.eps
         for layer, plain, both in zip(self.layers, self._rows, memory.both, strict=True):
             assert plain is not None
@@ -128,26 +137,41 @@ def _plain(layer: Layer) -> tuple[Plain, Plain, Plain, Plain] | None:
 
 
 class _Graph:
-    """A step of up to `rows` conversations, with the places that it reads from and writes to."""
+    """A step of up to `rows` conversations, with the places that it reads from and writes to.
 
-    def __init__(self, decoder: GraphDecoder, rows: int, memory: Memory):
+    Args:
+        way: `GraphDecoder.decode` or `decode_one`.
+    """
+
+    def __init__(self, decoder: GraphDecoder, way: Callable[..., torch.Tensor], rows: int, memory: Memory):
         device = decoder.device
-        width = decoder.norm.shape[-1]
-        self._embeds = torch.zeros(rows, width, dtype=decoder.dtype, device=device)
+        self._embeds = torch.zeros(rows, decoder.norm.shape[-1], dtype=decoder.dtype, device=device)
         self._where = torch.full((2, rows), NOWHERE, device=device)  # positions, offsets
         self._graph = torch.cuda.CUDAGraph()
+
+        def work() -> torch.Tensor:
+            return way(self._embeds.clone(), self._where[0], self._where[1], memory)
+
         # A first pass apart compiles the kernels and takes what the libraries keep for themselves.
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
-            self._run(decoder, memory)
+            work()
         torch.cuda.current_stream(device).wait_stream(stream)
         # Other threads may go on using the GPU meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._hidden = self._run(decoder, memory)
+            self._hidden = work()
 
-    def _run(self, decoder: GraphDecoder, memory: Memory) -> torch.Tensor:
-        return decoder.decode(self._embeds.clone(), self._where[0], self._where[1], memory)
+    def seconds(self) -> float:
+        """Of a step without a conversation, the best of a few."""
+        times = []
+        for _ in range(TRIED):
+            torch.cuda.synchronize(self._embeds.device)
+            started = time.perf_counter()
+            self._graph.replay()
+            torch.cuda.synchronize(self._embeds.device)
+            times.append(time.perf_counter() - started)
+        return min(times)
 
     def replay(self, embeds: torch.Tensor, runs: list[Run]) -> torch.Tensor:
         spare = [NOWHERE] * (self._where.shape[1] - len(runs))

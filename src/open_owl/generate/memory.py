@@ -1,5 +1,6 @@
 """Memory of keys and values: one arena of fixed size, in which every conversation has a region of its own."""
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -157,11 +158,15 @@ def _store(shape: LayerShape, tokens: int) -> tuple[torch.Tensor | None, torch.T
 
 
 def _zeros(size: tuple[int, int, int], shape: LayerShape) -> torch.Tensor:
-    """Zeros of a size. On a CPU numpy's, which take no memory before something is written."""
+    """Zeros of a size. On a CPU straight from the system, which gives memory as it is written.
+
+    numpy asks for pages of 2 MiB: every head's first position would then take, and clear, one of its own.
+    """
     if shape.device.type != "cpu":
         return torch.zeros(size, dtype=shape.dtype, device=shape.device)
     count = size[0] * size[1] * size[2] * shape.dtype.itemsize
-    return torch.from_numpy(np.zeros(count, np.uint8)).view(shape.dtype).view(size)
+    options = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return torch.frombuffer(mmap.mmap(-1, count, **options), dtype=shape.dtype).view(size)
 
 
 def free_spans(taken: list[Region], tokens: int) -> Iterator[tuple[int, int]]:

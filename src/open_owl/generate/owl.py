@@ -9,6 +9,7 @@ from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
 from .answer import Answer
 from .ending import ShownText
 from .engine import Engine
+from .machine import release_helpers
 from .messages import Messages, read_messages
 from .prompt import needs_special_tokens, render
 from .request import Likelihood
@@ -127,6 +128,7 @@ class Owl:
             eos_token_id=sorted(self.engine.ends),
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
+        release_helpers()
         shown = ShownText(self.engine.markers)
         return (
             shown.add(self.processor.tokenizer.decode(ids[0, prompt:], skip_special_tokens=True))

@@ -13,8 +13,6 @@ from PIL import Image
 
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
 
-from .machine import apart
-
 NUMBERS_KEPT = 100_000
 AT_ONCE = 16  # pictures that go through the encoder together
 
@@ -75,7 +73,7 @@ class VisualTokens:
     def prepare(self, medium: Medium) -> None:
         """Resize and normalise, unless the picture is known; in the asker's thread, not in the engine's."""
         if medium.digest not in self._kept and medium.pixels is None:
-            medium.pixels = apart(self._pixels, medium)
+            medium.pixels = self._pixels(medium)
 
     @torch.inference_mode()
     def look(self, media: list[Medium]) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from open_owl.generate import Owl
 from open_owl.generate.looking import attention_maps, overlay, seen_box
+from open_owl.generate.machine import release_helpers
 from open_owl.model.images_mplug_owl import open_image
 from open_owl.owlet.drawing import draw
 from open_owl.owlet.questions import Question, ask, ask_which, make_pair
@@ -69,6 +70,7 @@ def looked_at(owl: Owl, path: str) -> str:
     image_processor: Any = owl.processor.image_processor
     pixels = image_processor([image], return_tensors="pt")["pixel_values"]
     weights = attention_maps(owl.model, pixels)[0].mean(0).cpu()  # [rows, columns], sums to 1
+    release_helpers()
     shown = ImageOps.contain(image, (SHOWN, SHOWN))
     picture = overlay(shown, weights, seen_box(image_processor, *shown.size))
     most = f"most at the {_place(weights)}, {weights.max() * weights.numel():.1f} times an even look"

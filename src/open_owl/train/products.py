@@ -1,20 +1,14 @@
-"""Float32 matrix products on AMD processors with AVX-512: oneDNN's, which torch holds but does not ask.
+"""Training by oneDNN's matrix products where they are the faster ones (`open_owl.onednn`)."""
 
-torch hands float32 products on an x86 CPU to MKL, which takes its AVX-512 paths on Intel's processors alone.
-oneDNN, in the same torch, takes what the processor has. Where AVX2 is all there is, MKL is the faster one on
-AMD's too; docs/performance.md has all three measured.
-"""
-
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-CPUINFO = Path("/proc/cpuinfo")
+from open_owl.onednn import filled_up, onednn_is_faster, product
+
 _TORCHS_LINEAR = nn.functional.linear
 
 
@@ -34,17 +28,6 @@ def fast_products() -> Iterator[None]:
         yield
     finally:
         nn.functional.linear = _TORCHS_LINEAR
-
-
-@functools.cache
-def onednn_is_faster() -> bool:
-    """Whether this is an AMD processor with AVX-512, and this torch has oneDNN's product and it is right."""
-    try:
-        told = CPUINFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    is_such = "AuthenticAMD" in told and "avx512f" in told.split()
-    return is_such and torch.backends.mkldnn.is_available() and _agrees()
 
 
 def _linear(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -75,7 +58,7 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(inputs if ctx.needs_input_grad[1] else None, weight)
         rows = inputs.reshape(-1, inputs.shape[-1])
-        out = _product(_filled_up(rows), weight, bias)[: len(rows)]
+        out = product(filled_up(rows), weight, bias)[: len(rows)]
         return out.reshape(*inputs.shape[:-1], len(weight))
 
     @staticmethod
@@ -83,36 +66,11 @@ class _Linear(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         asks_inputs, asks_weight, asks_bias = ctx.needs_input_grad
         rows = gradients[0].reshape(-1, len(weight))
-        filled = _filled_up(rows)
+        filled = filled_up(rows)
         of_inputs = of_weight = None
         if asks_inputs:
-            of_inputs = _product(filled, weight.t(), None)[: len(rows)]
+            of_inputs = product(filled, weight.t(), None)[: len(rows)]
             of_inputs = of_inputs.reshape(*gradients[0].shape[:-1], weight.shape[1])
         if asks_weight:
-            of_weight = _product(filled.t(), _filled_up(inputs.reshape(-1, weight.shape[1])).t(), None)
+            of_weight = product(filled.t(), filled_up(inputs.reshape(-1, weight.shape[1])).t(), None)
         return of_inputs, of_weight, rows.sum(0) if asks_bias else None
-
-
-def _filled_up(rows: torch.Tensor) -> torch.Tensor:
-    """`rows` [n, width] with rows of zeros up to a rounder number, at most a sixteenth more.
-
-    oneDNN makes code for every number of rows that it meets, and keeps it: with packs of any length that is
-    milliseconds for each layer of each pack, and a megabyte that never goes away.
-    """
-    step = max(8, 2 ** (len(rows).bit_length() - 5))
-    return nn.functional.pad(rows, (0, 0, 0, -len(rows) % step))
-
-
-def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return cast(Any, torch.ops.mkldnn)._linear_pointwise(rows, weight, bias, "none", [], "")
-
-
-def _agrees() -> bool:
-    """The operator belongs to torch's compiler and may change: it is tried before it is trusted."""
-    generator = torch.Generator().manual_seed(0)
-    inputs, weight = (torch.randn(7, 5, generator=generator) for _ in range(2))
-    try:
-        found = _product(inputs, weight, None)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-    return bool(torch.allclose(found, inputs @ weight.t(), atol=1e-5))
