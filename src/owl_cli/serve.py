@@ -50,8 +50,8 @@ def serve(
         ),
     ] = None,
     weights: Annotated[
-        Literal["auto", "float32", "float16", "int8"],
-        typer.Option(help="Of the LLM, where it runs on a CPU."),
+        Literal["auto", "float32", "float16", "int8", "nf4"],
+        typer.Option(help="Of the LLM: on a CPU all but nf4, on a GPU int8 or nf4 (or as --dtype says)."),
     ] = "auto",
     allow_remote_media: Annotated[
         bool, typer.Option("--allow-remote-media", help="Fetch http(s) URLs, from public addresses only.")

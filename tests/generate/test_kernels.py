@@ -63,7 +63,7 @@ def test_a_row_goes_through_norm_product_gate_and_sum(size, has_bias, gates, is_
 
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size", "norms"),
-    [(4, 4, 64, False), (8, 2, 48, True), (3, 3, 20, False), (6, 2, 128, True), (34, 2, 16, False)],
+    [(2, 2, 64, False), (4, 2, 48, True), (34, 2, 8, False)],
 )
 def test_attention_is_that_of_each_row_over_its_own_region(heads, kv_heads, size, norms) -> None:
     torch.manual_seed(heads)
@@ -111,8 +111,8 @@ class WithoutGraph(GraphDecoder):
         return weight.detach()
 
 
-@pytest.mark.parametrize(("rows", "is_alone"), [(1, True), (1, False), (2, False)])
-@pytest.mark.parametrize("llm", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("rows", "is_alone"), [(1, True), (2, False)])
+@pytest.mark.parametrize("llm", ["qwen2", "qwen3"])  # biases; norms of queries and keys
 @torch.inference_mode()
 def test_a_step_computes_what_the_fused_decoder_does(parts, llm, rows, is_alone) -> None:
     with torch.device("cpu"):
