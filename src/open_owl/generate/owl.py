@@ -27,8 +27,8 @@ class Owl:
     and more.
 
     Args:
-        weights: of the LLM while it answers: "auto"; on a CPU "float32", "float16" or "int8" (packed); on a GPU
-            "int8" or "nf4" (bitsandbytes).
+        weights: of the LLM while it answers: "auto"; on a CPU "float32", "float16" or "int8" (packed); on a
+            GPU "int8" or "nf4" (bitsandbytes).
         engine_options: of `Engine`, such as kv_tokens and max_running.
     """
 
