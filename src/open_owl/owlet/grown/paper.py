@@ -83,7 +83,8 @@ class Receipt:
                 write(brush, right, LEFT + 26, y, self.look.ink)
             y += self.LINE
         if rules == "dashes":
-            for line in (first - 4, y - 2, y - self.LINE - 3):
+            above_total = [y - self.LINE - 3] if self.shows_total else []
+            for line in (first - 4, y - 2, *above_total):
                 for x in range(LEFT, RIGHT, 6):
                     brush.line((x, line, x + 3, line), fill=self.look.ink)
         elif rules == "boxed":
@@ -194,7 +195,7 @@ class Table:
         brush = ImageDraw.Draw(image)
         down = self.layout[0] == "names down"
         heads, sides = (self.labels, self.names) if down else (self.names, self.labels)
-        first, pitch, top = (28, 22, self.look.top) if down else (22, 25, self.look.top)
+        first, pitch, top = (28, 22, self.look.top) if down else (24, 34, self.look.top)
         rows, line = len(sides) + 1, self.LINE
         right = first + pitch * len(heads)
         if self.layout[1] == "shaded":
@@ -226,10 +227,11 @@ class Table:
 
 
 def make_table(rng: random.Random, split: Split) -> Table:
-    """A table of 2 to 4 names (at most three where they run across) and 2 or 3 things, values 1 to 12."""
+    """A table of 2 to 4 names and 2 or 3 things; two names and up to four things where names run across."""
     layout = split.layout(rng, "table")
-    names = rng.sample(split.words("name"), rng.randint(2, 4 if layout[0] == "names down" else 3))
-    labels = rng.sample(split.words("label"), rng.choice((2, 3)))
+    down = layout[0] == "names down"
+    names = rng.sample(split.words("name"), rng.randint(2, 4) if down else 2)
+    labels = rng.sample(split.words("label"), rng.randint(2, 3 if down else 4))
     by_label = [rng.sample(range(1, 13), len(names)) for _ in labels]  # different in a column: one has most
     values = tuple(tuple(column[i] for column in by_label) for i in range(len(names)))
     look = Look.draw_one(rng, SIDE - 6 - Table.LINE * (max(len(names), len(labels)) + 1))

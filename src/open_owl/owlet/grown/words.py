@@ -48,11 +48,11 @@ WRITTEN: dict[str, Words] = {
     ),
     "item": Words(
         (
-            "milk", "bread", "eggs", "rice", "soap", "salt", "corn", "pear", "plum", "nuts", "cake",
-            "oats", "soup",
-            "leek", "beans", "honey", "lemon", "pasta",
+            "milk", "bread", "flour", "rice", "soap", "salt", "corn", "pear", "plum", "cream", "cake",
+            "sugar", "soup",
+            "leek", "bacon", "honey", "lemon", "pasta",
         ),
-        ("butter", "peas", "tuna", "mint", "melon", "figs"),
+        ("butter", "cocoa", "tuna", "mint", "melon", "basil"),
     ),
     "shop": Words(("market", "bakery", "kiosk", "store"), ("grocer", "deli")),
     "name": Words(
