@@ -1,16 +1,18 @@
 """Bar and line charts of three to five values from 1 to 9, with marks at 3, 6 and 9."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Literal
 
 from PIL import Image, ImageDraw
 
 from .canvas import SIDE, noisy, text_width, write
 from .kinds import Rgb
 from .paper import FAINT, PLAIN, Look
-from .splits import Layout, Pair, Split
+from .pictures import Picture
+from .splits import Layout, Split
 from .words import DAYS
 
 UNIT = 8  # pixels for one
@@ -21,22 +23,22 @@ BASE_X = 20  # the x of zero, where bars go right
 
 
 @dataclass(frozen=True)
-class Chart:
+class Chart(Picture):
     """Values by label. `fill` is an index of FILLS; of a line chart, the line's."""
 
     values: tuple[tuple[str, int], ...]
     layout: Layout  # bars: direction, rules; line: marks, rules
     fill: int = 0
     look: Look = PLAIN
-    group: str = "bars"
+    sort: Literal["bars", "line"] = "bars"
 
-    pairs: ClassVar[frozenset[Pair]] = frozenset()
+    @property
+    def group(self) -> str:
+        return self.sort
 
     @property
     def words(self) -> frozenset[tuple[str, str]]:
-        return (
-            frozenset() if self.group == "line" else frozenset(("label", label) for label, _ in self.values)
-        )
+        return frozenset() if self.sort == "line" else frozenset(("label", label) for label, _ in self.values)
 
     @property
     def pitch(self) -> int:
@@ -52,7 +54,7 @@ class Chart:
         image = self.look.page()
         brush = ImageDraw.Draw(image)
         _draw_axes(brush, self)
-        if self.group == "line":
+        if self.sort == "line":
             _draw_line(brush, self)
         elif self.layout[0] == "up":
             for i, (label, value) in enumerate(self.values):
@@ -68,7 +70,7 @@ class Chart:
 
     def written(self) -> str:
         told = "; ".join(f"{label} {value}" for label, value in self.values)
-        return f"{'line' if self.group == 'line' else 'bars'}: {told}."
+        return f"{'line' if self.sort == 'line' else 'bars'}: {told}."
 
 
 def _draw_axes(brush: ImageDraw.ImageDraw, chart: Chart) -> None:
@@ -119,12 +121,12 @@ def make_line(rng: random.Random, split: Split) -> Chart:
     """A line over three or four days that follow each other."""
     count = rng.choice((3, 4))
     first = rng.randrange(len(DAYS) - count + 1)
-    days = list(DAYS[first : first + count])
+    days = DAYS[first : first + count]
     layout = split.layout(rng, "line")
     return Chart(_values(rng, days), layout, rng.randrange(len(FILLS)), Look.draw_one(rng, 0), "line")
 
 
-def _values(rng: random.Random, labels: list[str]) -> tuple[tuple[str, int], ...]:
+def _values(rng: random.Random, labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Different values: one is highest, one lowest, and of two one is higher."""
     values = rng.sample(range(1, HIGHEST + 1), len(labels))
     return tuple(zip(labels, values, strict=True))

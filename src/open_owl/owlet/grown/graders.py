@@ -54,7 +54,8 @@ def declines(given: str) -> bool:
 def _bare(found: list[str]) -> list[str]:
     if found and found[-1] == ".":
         found = found[:-1]
-    return found[1:] if found and found[0] in _ARTICLES else found
+    # Before a single letter it is no article: "a p p l e" is spelled, and "a" alone may be the answer.
+    return found[1:] if len(found) > 1 and len(found[1]) > 1 and found[0] in _ARTICLES else found
 
 
 def _number(text: str) -> int | None:

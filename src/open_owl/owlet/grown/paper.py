@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from .canvas import SIDE, draw_noise, noisy, text_width, write
 from .kinds import Rgb
-from .splits import Layout, Pair, Split
+from .pictures import Picture
+from .splits import Layout, Split
 
 INKS: tuple[Rgb, ...] = ((20, 20, 25), (40, 40, 95), (75, 70, 70))
 FAINT: Rgb = (150, 150, 155)
@@ -41,7 +42,7 @@ PLAIN = Look()
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Receipt(Picture):
     """What was bought, each with its price; `shows_total` adds a last line with their sum."""
 
     shop: str
@@ -50,8 +51,10 @@ class Receipt:
     layout: Layout  # order of name and price, rules
     look: Look = PLAIN
 
-    group: ClassVar[str] = "receipt"
-    pairs: ClassVar[frozenset[Pair]] = frozenset()
+    @property
+    def group(self) -> str:
+        return "receipt"
+
     LINE: ClassVar[int] = 12
 
     @property
@@ -65,31 +68,32 @@ class Receipt:
     def draw(self) -> Image.Image:
         image = self.look.page()
         brush = ImageDraw.Draw(image)
-        order, rules = self.layout
         y = self.look.top
         write(brush, self.shop, (SIDE - text_width(self.shop)) // 2, y, self.look.ink)
         y += self.LINE + 2
         first = y
-        lines = [*self.items, *([("total", self.total)] if self.shows_total else [])]
-        for number, (name, price) in enumerate(lines):
-            if number == len(self.items) and rules == "plain":
-                brush.line((LEFT, y - 2, RIGHT, y - 2), fill=self.look.ink)
-            left, right = (name, str(price)) if order == "name first" else (str(price), name)
-            if order == "name first":
-                write(brush, right, RIGHT - 3 - text_width(right), y, self.look.ink)
-                write(brush, left, LEFT + 4, y, self.look.ink)
+        for name, price in [*self.items, *([("total", self.total)] if self.shows_total else [])]:
+            if self.layout[0] == "name first":
+                write(brush, name, LEFT + 4, y, self.look.ink)
+                write(brush, str(price), RIGHT - 3 - text_width(str(price)), y, self.look.ink)
             else:
-                write(brush, left, LEFT + 4, y, self.look.ink)
-                write(brush, right, LEFT + 26, y, self.look.ink)
+                write(brush, str(price), LEFT + 4, y, self.look.ink)
+                write(brush, name, LEFT + 26, y, self.look.ink)
             y += self.LINE
-        if rules == "dashes":
-            above_total = [y - self.LINE - 3] if self.shows_total else []
-            for line in (first - 4, y - 2, *above_total):
-                for x in range(LEFT, RIGHT, 6):
-                    brush.line((x, line, x + 3, line), fill=self.look.ink)
-        elif rules == "boxed":
-            brush.rectangle((LEFT - 2, first - 4, RIGHT + 2, y - 2), outline=self.look.ink)
+        self._draw_rules(brush, first, y)
         return noisy(image, *self.look.noise)
+
+    def _draw_rules(self, brush: ImageDraw.ImageDraw, first: int, end: int) -> None:
+        """The rules between the first line at `first` and the place of the line after the last, `end`."""
+        ink, above_total = self.look.ink, end - self.LINE - 3
+        if self.layout[1] == "boxed":
+            brush.rectangle((LEFT - 2, first - 4, RIGHT + 2, end - 2), outline=ink)
+        elif self.layout[1] == "dashes":
+            for y in (first - 4, end - 2, *([above_total] if self.shows_total else [])):
+                for x in range(LEFT, RIGHT, 6):
+                    brush.line((x, y, x + 3, y), fill=ink)
+        elif self.shows_total:
+            brush.line((LEFT, above_total, RIGHT, above_total), fill=ink)
 
     def written(self) -> str:
         lines = [f"{name} {price}" for name, price in self.items]
@@ -114,7 +118,7 @@ def make_receipt(rng: random.Random, split: Split, items: int = 0) -> Receipt:
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(Picture):
     """A filled form: fields with values, and a box to tick."""
 
     fields: tuple[tuple[str, str], ...]
@@ -122,8 +126,9 @@ class Form:
     layout: Layout  # where the labels stand, rules
     look: Look = PLAIN
 
-    group: ClassVar[str] = "form"
-    pairs: ClassVar[frozenset[Pair]] = frozenset()
+    @property
+    def group(self) -> str:
+        return "form"
 
     @property
     def words(self) -> frozenset[tuple[str, str]]:
@@ -168,7 +173,7 @@ def make_form(rng: random.Random, split: Split) -> Form:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Picture):
     """Who has how much of what: `values[name][label]`."""
 
     names: tuple[str, ...]
@@ -177,8 +182,10 @@ class Table:
     layout: Layout  # which way the names run, rules
     look: Look = PLAIN
 
-    group: ClassVar[str] = "table"
-    pairs: ClassVar[frozenset[Pair]] = frozenset()
+    @property
+    def group(self) -> str:
+        return "table"
+
     LINE: ClassVar[int] = 16
 
     @property

@@ -6,45 +6,16 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from PIL import Image
 
 from .phrasings import PHRASINGS
-from .splits import HELD_OUT_LAYOUTS, HELD_OUT_PAIRS, HoldOut, Layout, Pair, Phrase
+from .pictures import Picture
+from .splits import HELD_OUT_LAYOUTS, HELD_OUT_PAIRS, HoldOut, Phrase
 from .words import WRITTEN
 
 Grader = Literal["word", "number", "list", "json", "yes_no", "decline"]
-
-
-class Picture(Protocol):
-    """What every sort of picture knows about itself."""
-
-    @property
-    def group(self) -> str:
-        """The sort of picture, a key of `splits.HELD_OUT_LAYOUTS`."""
-        ...
-
-    @property
-    def layout(self) -> Layout: ...
-
-    @property
-    def pairs(self) -> frozenset[Pair]:
-        """The pairs of colour and kind that it shows."""
-        ...
-
-    @property
-    def words(self) -> frozenset[tuple[str, str]]:
-        """The words written in it, each as (group of `words.WRITTEN`, word)."""
-        ...
-
-    def draw(self) -> Image.Image:
-        """RGB, 96 x 96."""
-        ...
-
-    def written(self) -> str:
-        """All that can be asked about it, as text: what a language model reads where it cannot see."""
-        ...
 
 
 @dataclass(frozen=True)

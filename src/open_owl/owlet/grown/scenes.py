@@ -4,9 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from .canvas import SIDE, background, draw_noise, noisy
+from .pictures import Picture
 from .splits import Layout, Pair, Split
 from .sprites import BOX, sprite
 from .words import COLORS, COLUMNS, KINDS, ROWS, SIZES, a, in_words
@@ -58,7 +59,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(Picture):
     """What is in one picture. Things are in reading order; if two overlap, `front` is the one in front."""
 
     things: tuple[Thing, ...]
@@ -67,8 +68,9 @@ class Scene:
     noise: tuple[int, int] = (0, 0)
     front: Thing | None = None
 
-    group = "scene"
-    words: frozenset[tuple[str, str]] = frozenset()
+    @property
+    def group(self) -> str:
+        return "scene"
 
     @property
     def pairs(self) -> frozenset[Pair]:
@@ -168,13 +170,25 @@ def overlapping(rng: random.Random, split: Split) -> Scene:
     """Two large things of different kinds and colours, one of which hides a part of the other."""
     layout = split.layout(rng, "scene", ("overlap",))
     while True:
-        (one, other) = draw_pairs(rng, split, 2)
-        if one[0] != other[0] and one[1] != other[1]:
-            break
-    row, column = rng.randrange(3), rng.randrange(2)
-    left = replace(put(rng, one, (row, column), "large"), shift=(_OVERLAP, rng.randint(-2, 2)))
-    right = replace(put(rng, other, (row, column + 1), "large"), shift=(-_OVERLAP, rng.randint(-2, 2)))
-    return Scene((left, right), layout, rng.randrange(10), draw_noise(rng), rng.choice((left, right)))
+        one, other = draw_pairs(rng, split, 2)
+        row, column = rng.randrange(3), rng.randrange(2)
+        left = replace(put(rng, one, (row, column), "large"), shift=(_OVERLAP, rng.randint(-2, 2)))
+        right = replace(put(rng, other, (row, column + 1), "large"), shift=(-_OVERLAP, rng.randint(-2, 2)))
+        front, behind = rng.sample((left, right), 2)
+        if one[0] != other[0] and one[1] != other[1] and 0.15 < _hidden_share(behind, front) < 0.6:
+            return Scene((left, right), layout, rng.randrange(10), draw_noise(rng), front)
+
+
+def _hidden_share(behind: Thing, front: Thing) -> float:
+    """How much of one thing the other covers."""
+    masks = []
+    for thing in (behind, front):
+        mask = Image.new("L", (SIDE, SIDE))
+        drawn = sprite(thing.kind, thing.color, thing.size, thing.flipped).getchannel("A")
+        mask.paste(drawn, (thing.centre[0] - drawn.width // 2, thing.centre[1] - drawn.height // 2))
+        masks.append(mask.point(lambda alpha: 255 * (alpha > 127), "1"))
+    both = ImageChops.logical_and(*masks)
+    return both.histogram()[255] / masks[0].histogram()[255]
 
 
 def redrawn(rng: random.Random, scene: Scene) -> Scene:

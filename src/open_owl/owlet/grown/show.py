@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from .canvas import SIDE
 from .registry import ABILITIES, make_row
@@ -22,11 +22,11 @@ DOCS = Path(__file__).parents[4] / "docs"
 SEED = 7
 _GAP = 4
 _BEGIN, _END = "<!-- examples: python -m open_owl.owlet.grown.show -->", "<!-- end of examples -->"
-_COLUMNS = 8
+_COLUMNS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Look at the grown world.")
     parser.add_argument("--sheets", type=Path, help="write a large sheet for each ability into this folder")
     parser.add_argument("--hold-out", choices=HOLD_OUTS, help="of rows that the exam alone has")
     parser.add_argument("--rows", type=int, default=24, help="rows in a large sheet")
@@ -37,7 +37,7 @@ def main() -> None:
     options.sheets.mkdir(parents=True, exist_ok=True)
     for ability, known in ABILITIES.items():
         if options.hold_out is None or options.hold_out in known.hold_outs:
-            rows = _rows(ability, options.rows, options.hold_out)
+            rows = rows_of(ability, options.rows, options.hold_out)
             sheet(rows).save(options.sheets / f"{ability}.png")
 
 
@@ -52,7 +52,7 @@ def renew(docs: Path) -> None:
     page.write_text(f"{_BEGIN}\n{examples()}\n{_END}".join(parts), "utf-8")
 
 
-def _rows(ability: str, count: int, hold_out: HoldOut | None = None) -> list[Row]:
+def rows_of(ability: str, count: int, hold_out: HoldOut | None = None) -> list[Row]:
     rng = random.Random(f"show {SEED} {ability}")
     return [make_row(rng, ability, Split(hold_out)) for _ in range(count)]
 
@@ -62,7 +62,7 @@ def pictures() -> Image.Image:
     lines = []
     for ability in ABILITIES:
         hold_out: HoldOut | None = "transfer" if ability == "knowledge" else None
-        drawn = [picture for row in _rows(ability, 40, hold_out) for picture in row.draw()][:_COLUMNS]
+        drawn = [picture for row in rows_of(ability, 40, hold_out) for picture in row.draw()][:_COLUMNS]
         if drawn:
             lines.append(drawn)
     step = SIDE + _GAP
@@ -70,17 +70,17 @@ def pictures() -> Image.Image:
     for y, drawn in enumerate(lines):
         for x, picture in enumerate(drawn):
             whole.paste(picture, (x * step, y * step))
-    return whole.quantize(128)
+    return ImageOps.posterize(whole, 5)  # half the size of a file that is only to be looked at
 
 
 def examples() -> str:
     """Two rows of each ability as Markdown, pictures told in words."""
     told = []
     for ability in ABILITIES:
-        hold_out: HoldOut | None = "transfer" if ability == "knowledge" else None
-        rows = _rows(ability, 2) if hold_out is None else [*_rows(ability, 1), *_rows(ability, 1, hold_out)]
+        rows = rows_of(ability, 8) + (rows_of(ability, 1, "transfer") if ability == "knowledge" else [])
+        with_pictures_first = sorted(rows, key=lambda row: not row.pictures)
         told.append(f"**{ability}**\n")
-        told += [_example(row) for row in rows]
+        told += [_example(with_pictures_first[i]) for i in (0, -1)]
     return "\n".join(told)
 
 

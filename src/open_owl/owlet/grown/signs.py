@@ -2,14 +2,14 @@
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar
 
 from PIL import Image, ImageDraw
 
 from .. import glyphs
 from .canvas import PITCH, SIDE, background, draw_noise, noisy, write
 from .kinds import Rgb
-from .splits import Layout, Pair, Split
+from .pictures import Picture
+from .splits import Layout, Split
 from .words import BACKGROUNDS
 
 # Paper and ink, from strong contrast to weak.
@@ -41,7 +41,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Signs:
+class Signs(Picture):
     """A picture of one sign, or of two: the upper, then the lower."""
 
     signs: tuple[Sign, ...]
@@ -50,8 +50,9 @@ class Signs:
     tint: int = 0
     noise: tuple[int, int] = (0, 0)
 
-    group: ClassVar[str] = "sign"
-    pairs: ClassVar[frozenset[Pair]] = frozenset()
+    @property
+    def group(self) -> str:
+        return "sign"
 
     @property
     def words(self) -> frozenset[tuple[str, str]]:

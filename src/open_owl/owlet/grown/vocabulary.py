@@ -32,7 +32,7 @@ _SAID = (
     "things thing true false member total kind color size place number city name age einen eine ein",
     "picture sign upper lower receipt form table chart box ticked empty front job here of background",
     NOT_SHOWN,
-    "0 1 2 3 4 5 6 7 8 9 . , ; : ? ! + - * = { } \" '",
+    "0 1 2 3 4 5 6 7 8 9 . , ; : ? + - * = { } \"",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def _trend(rng: random.Random, split: Split, chart: Chart) -> Turn:
 
 
 def _type(rng: random.Random, split: Split, chart: Chart) -> Turn:
-    return ask(rng, split, "chart_type", chart.group)
+    return ask(rng, split, "chart_type", chart.sort)
 
 
 def _json(rng: random.Random, split: Split, chart: Chart) -> Turn:

@@ -8,7 +8,7 @@ import random
 
 from ..facts import FACTS, HEAVY_ENOUGH, KINDS_WITH, WEIGHT
 from ..rows import Row, Turn, about
-from ..scenes import make_scene
+from ..scenes import Scene, make_scene
 from ..splits import Split
 from ..words import a
 from .asking import ask
@@ -59,6 +59,11 @@ def _about_a_picture(rng: random.Random, split: Split) -> Row:
     """One picture; what is asked about is named by its place or its colour and never by its kind."""
     while True:
         scene = make_scene(rng, split, (1, 2, 3), repeats=0)
+        if len(scene.things) > 1 and rng.random() < 0.3:
+            turn = _heavier_of(rng, split, scene)
+            if turn is None:
+                continue
+            return about("knowledge", [scene], [turn])
         thing = rng.choice(scene.things)
         name = f"the thing at the {thing.place}"
         if thing in scene.only("color") and rng.random() < 0.5:
@@ -67,3 +72,15 @@ def _about_a_picture(rng: random.Random, split: Split) -> Row:
         if relations:
             turn = _fact(rng, split, rng.choice(relations), thing.kind, name)
             return about("knowledge", [scene], [turn])
+
+
+def _heavier_of(rng: random.Random, split: Split, scene: Scene) -> Turn | None:
+    """Which of two things is heavier, both named by their places; None where it is not clear."""
+    one, other = rng.sample(scene.things, 2)
+    if one.kind not in WEIGHT or other.kind not in WEIGHT:
+        return None
+    light, heavy = sorted((one, other), key=lambda thing: WEIGHT[thing.kind])
+    if WEIGHT[heavy.kind] < HEAVY_ENOUGH * WEIGHT[light.kind]:
+        return None
+    name, second = (f"the thing at the {thing.place}" for thing in (one, other))
+    return ask(rng, split, "heavier", heavy.kind, name=name, other=second)

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+from ..paper import make_receipt
 from ..rows import Row, about
 from ..scenes import Scene, Thing, make_scene, redrawn
 from ..signs import make_signs
@@ -17,7 +18,7 @@ def make(rng: random.Random, split: Split) -> Row:
     """Two to four pictures and a question that needs all of them."""
     makers = [_same, _changed, _which_picture, _most_things, _order]
     if split.held_out != "pair":
-        makers.append(_which_says)
+        makers += [_which_says, _higher_total]
     return rng.choice(makers)(rng, split)
 
 
@@ -106,3 +107,13 @@ def _which_says(rng: random.Random, split: Split) -> Row:
     side = rng.randrange(len(words))
     pictures = [make_signs(rng, split, 1, [word]) for word in words]
     return about("several", pictures, [ask(rng, split, "which_says", ORDINALS[side], word=words[side])])
+
+
+def _higher_total(rng: random.Random, split: Split) -> Row:
+    """Two or three receipts to add up."""
+    receipts = [make_receipt(rng, split, rng.choice((2, 3))) for _ in range(rng.choice((2, 3)))]
+    totals = [receipt.total for receipt in receipts]
+    if totals.count(max(totals)) > 1:
+        return _higher_total(rng, split)
+    answer = ORDINALS[totals.index(max(totals))]
+    return about("several", receipts, [ask(rng, split, "higher_total", answer)])
