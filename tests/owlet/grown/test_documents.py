@@ -187,6 +187,34 @@ def test_a_level_sign_reads_as_it_says(scale):
         assert word in found
 
 
+@pytest.mark.parametrize("make", [paper.make_receipt, paper.make_form, paper.make_table, charts.make_bars])
+def test_the_letters_of_a_page_are_where_it_says(make):
+    for page in pages(make, 10):
+        told = {(letter.y - 3.5, letter.x - 2.5, letter.letter) for letter in page.letters()}
+        read = set(letters_in(page.draw(), page.look.ink))
+        assert read <= told
+        faint = set(letters_in(page.draw(), paper.FAINT))
+        assert {one for one in told - read - faint if one[2] != ":"} == set()
+
+
+@pytest.mark.parametrize("angle", [-20, -8, 0, 3, 15])
+def test_the_letters_of_a_tilted_sign_are_where_it_says(angle):
+    def drawn(word):
+        sign = signs.Sign(word, 2, angle, 0, (50, 40))
+        return signs.Signs((sign,), ("board", "level"), "plain")
+
+    told = drawn("dragon").letters()
+    assert "".join(letter.letter for letter in told) == "dragon"
+    for i, letter in enumerate(told):
+        other = drawn("dragon"[:i] + "x" + "dragon"[i + 1 :])
+        changed = (
+            np.abs(np.asarray(drawn("dragon").draw()).astype(int) - np.asarray(other.draw())).max(axis=2) > 60
+        )
+        y, x = np.argwhere(changed).mean(axis=0) + 0.5
+        assert abs(x - letter.x) < 3, (letter, x)
+        assert abs(y - letter.y) < 3, (letter, y)
+
+
 def test_every_word_that_may_stand_on_a_page_fits_its_place():
     for group, words in WRITTEN.items():
         longest = max(map(len, words.train + words.held_out))

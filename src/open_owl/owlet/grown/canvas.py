@@ -5,6 +5,9 @@ nine things on a board keep 32 pixels each.
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -37,6 +40,36 @@ def text_width(text: str, scale: int = 1) -> int:
 def write(brush: ImageDraw.ImageDraw, text: str, x: int, y: int, ink: Rgb, scale: int = 1) -> None:
     """Writes `text` with its top left corner at (x, y)."""
     brush.bitmap((x, y), _letters(text, scale), fill=ink)
+    if _noted is not None:
+        half_width, half_height = glyphs.WIDTH * scale / 2, glyphs.HEIGHT * scale / 2
+        _noted.extend(
+            Letter(letter, x + i * PITCH * scale + half_width, y + half_height, scale)
+            for i, letter in enumerate(text)
+        )
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What was written in one place: its middle (x, y) in pixels; 5 x 7 pixels at a scale of 1."""
+
+    letter: str
+    x: float
+    y: float
+    scale: float
+
+
+_noted: list[Letter] | None = None
+
+
+@contextmanager
+def noting_letters() -> Iterator[list[Letter]]:
+    """Inside, all that is written is added to the list, in the coordinates that it is written in."""
+    global _noted
+    before, _noted = _noted, []
+    try:
+        yield _noted
+    finally:
+        _noted = before
 
 
 def noisy(image: Image.Image, level: int, seed: int) -> Image.Image:

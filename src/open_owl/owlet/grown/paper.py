@@ -142,7 +142,7 @@ class Form(Picture):
         for field, value in self.fields:
             x = LEFT + 34 if beside else LEFT + 8
             write(brush, f"{field}:", LEFT, y, FAINT if not beside else self.look.ink)
-            y += 0 if beside else 10
+            y += 0 if beside else 11
             write(brush, value, x, y, self.look.ink)
             if rules == "lines":
                 brush.line((x - 1, y + 8, RIGHT, y + 8), fill=FAINT)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from PIL import Image
 
+from .canvas import Letter, noting_letters
 from .splits import Layout, Pair
 
 
@@ -34,6 +35,12 @@ class Picture(ABC):
     @abstractmethod
     def draw(self) -> Image.Image:
         """RGB, 96 x 96."""
+
+    def letters(self) -> list[Letter]:
+        """Every letter in the picture and where it is: labels for a vision encoder that learns to read."""
+        with noting_letters() as noted:
+            self.draw()
+        return noted
 
     @abstractmethod
     def written(self) -> str:

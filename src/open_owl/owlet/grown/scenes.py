@@ -21,6 +21,7 @@ _ARRANGED: dict[str, tuple[tuple[Cell, ...], ...]] = {
     "corners": (((0, 0), (0, 2), (2, 0), (2, 2)),),
     "scatter": (tuple((r, c) for r in range(3) for c in range(3)),),
 }
+_HALF = [255 * (alpha > 127) for alpha in range(256)]
 _OVERLAP = 8  # pixels that each of two overlapping things is moved towards the other
 
 
@@ -186,7 +187,7 @@ def _hidden_share(behind: Thing, front: Thing) -> float:
         mask = Image.new("L", (SIDE, SIDE))
         drawn = sprite(thing.kind, thing.color, thing.size, thing.flipped).getchannel("A")
         mask.paste(drawn, (thing.centre[0] - drawn.width // 2, thing.centre[1] - drawn.height // 2))
-        masks.append(mask.point(lambda alpha: 255 * (alpha > 127), "1"))
+        masks.append(mask.point(_HALF, "1"))
     both = ImageChops.logical_and(*masks)
     return both.histogram()[255] / masks[0].histogram()[255]
 

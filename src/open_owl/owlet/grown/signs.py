@@ -1,12 +1,13 @@
 """Signs: words on boards of several shapes, sizes, tilts and contrasts."""
 
+import math
 import random
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
 from .. import glyphs
-from .canvas import PITCH, SIDE, background, draw_noise, noisy, write
+from .canvas import PITCH, SIDE, Letter, background, draw_noise, noisy, noting_letters, write
 from .kinds import Rgb
 from .pictures import Picture
 from .splits import Layout, Split
@@ -69,6 +70,10 @@ class Signs(Picture):
             image.paste(board, (x - board.width // 2, y - board.height // 2), board)
         return noisy(image, *self.noise)
 
+    def letters(self) -> list[Letter]:
+        """As of any picture; the letters of a tilted board where the tilt has moved them."""
+        return [letter for sign in self.signs for letter in _placed(sign, self.layout[0])]
+
     def written(self) -> str:
         if len(self.signs) == 1:
             return f"picture: sign {self.signs[0].word}."
@@ -107,6 +112,23 @@ def _board(sign: Sign, shape: str) -> Image.Image:
         brush.polygon([(x, y - 2), (x + 16, y - 2), (x - 4, y + extra)], fill=solid)
     write(brush, sign.word, extra + pad, extra + pad, (*ink, 255), scale)  # type: ignore[arg-type]
     return image
+
+
+def _placed(sign: Sign, shape: str) -> list[Letter]:
+    """The letters of a board at their places in the picture."""
+    with noting_letters() as noted:
+        board = _board(sign, shape)
+    turn = math.radians(sign.angle)
+    placed = []
+    for one in noted:
+        # From the middle of the board, turned with it (y grows downwards), back to pixels of the picture.
+        x, y = (one.x - board.width / 2) / _OVERSAMPLE, (one.y - board.height / 2) / _OVERSAMPLE
+        across = x * math.cos(turn) + y * math.sin(turn)
+        down = y * math.cos(turn) - x * math.sin(turn)
+        placed.append(
+            Letter(one.letter, sign.middle[0] + across, sign.middle[1] + down, one.scale / _OVERSAMPLE)
+        )
+    return placed
 
 
 def make_signs(rng: random.Random, split: Split, count: int, words: list[str] | None = None) -> Signs:

@@ -29,7 +29,8 @@ from .words import (
 # What answers and written pictures are made of beside names.
 _SAID = (
     "yes no ja nein last bars line rise fall comes goes stays not it is there are a an the at",
-    "things thing true false member total kind color size place number city name age einen eine ein",
+    "things thing true false member total kind color size place number city name age item price costs most",
+    "einen eine ein",
     "picture sign upper lower receipt form table chart box ticked empty front job here of background",
     NOT_SHOWN,
     "0 1 2 3 4 5 6 7 8 9 . , ; : ? + - * = { } \"",

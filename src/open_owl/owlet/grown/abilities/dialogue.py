@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..paper import make_receipt
+from ..pictures import Picture
 from ..rows import Row, Turn
 from ..scenes import Scene, Thing, make_scene
 from ..splits import Split
@@ -17,14 +19,15 @@ NOT_SHOWN = "the picture does not show that."
 
 def make(rng: random.Random, split: Split) -> Row:
     """A conversation of two to four turns."""
+    scenarios = SCENARIOS if split.held_out == "pair" else (*SCENARIOS, _absent_item)
     while True:
-        row = rng.choice(SCENARIOS)(rng, split)
+        row = rng.choice(scenarios)(rng, split)
         if row is not None:
             return row
 
 
-def _about(scene: Scene, *turns: Turn) -> Row:
-    return Row("dialogue", (replace(turns[0], pictures=1), *turns[1:]), (scene,))
+def _about(picture: Picture, *turns: Turn) -> Row:
+    return Row("dialogue", (replace(turns[0], pictures=1), *turns[1:]), (picture,))
 
 
 def _color_of(rng: random.Random, split: Split, thing: Thing) -> Turn:
@@ -135,6 +138,16 @@ def _absent(rng: random.Random, split: Split) -> Row | None:
     declined = ask(rng, split, task, f"there is no {kind}.", "decline", name=kind)
     turns = [replace(declined, task="absent"), _color_of(rng, split, thing)]
     return _about(scene, *rng.sample(turns, 2))
+
+
+def _absent_item(rng: random.Random, split: Split) -> Row:
+    """The price of what is not on a receipt, and of what is, in either order."""
+    receipt = make_receipt(rng, split)
+    name, price = rng.choice(receipt.items)
+    missing = rng.choice([item for item in split.words("item") if item not in dict(receipt.items)])
+    declined = ask(rng, split, "price", f"there is no {missing}.", "decline", item=missing)
+    turns = [replace(declined, task="absent"), ask(rng, split, "price", price, "number", item=name)]
+    return _about(receipt, *rng.sample(turns, 2))
 
 
 def _unseen(rng: random.Random, split: Split) -> Row | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..paper import Receipt, make_receipt
 from ..rows import Row, Turn, about
 from ..scenes import Scene, make_scene
 from ..splits import Split
@@ -16,7 +17,11 @@ Maker = Callable[[random.Random, Split, Scene], Turn | None]
 
 
 def make(rng: random.Random, split: Split) -> Row:
-    """One picture and one or two instructions."""
+    """One picture, of things or of a receipt, and one or two instructions."""
+    if split.held_out != "pair" and rng.random() < 0.2:
+        receipt = make_receipt(rng, split)
+        turns = different(maker(rng, split, receipt) for maker in rng.sample(OF_RECEIPTS, 2))
+        return about("instructions", [receipt], turns[: rng.choice((1, 2))])
     while True:
         scene = make_scene(rng, split, (1, 2, 3, 4), repeats=0.4)
         turns = different(maker(rng, split, scene) for maker in rng.sample(MAKERS, 3))
@@ -90,6 +95,23 @@ def _counts_json(rng: random.Random, split: Split, scene: Scene) -> Turn:
     return ask(rng, split, "counts_json", json.dumps(dict(counts)), "json")
 
 
+def _price(rng: random.Random, split: Split, receipt: Receipt) -> Turn:
+    name, price = rng.choice(receipt.items)
+    turn = ask(rng, split, "price", price, "number", item=name)
+    return _formed(rng, split, turn, f"the {name} costs {price}.", "price")
+
+
+def _dearest(rng: random.Random, split: Split, receipt: Receipt) -> Turn:
+    name, _ = max(receipt.items, key=lambda item: item[1])
+    turn = ask(rng, split, "dearest", name)
+    return _formed(rng, split, turn, f"the {name} costs the most.", "item")
+
+
+def _list_items(rng: random.Random, split: Split, receipt: Receipt) -> Turn:
+    return ask(rng, split, "list_items", listed(name for name, _ in receipt.items), "list")
+
+
+OF_RECEIPTS: tuple[Callable[[random.Random, Split, Receipt], Turn], ...] = (_price, _dearest, _list_items)
 MAKERS: tuple[Maker, ...] = (
     _color, _color, _size, _kind_at, _count, _list_things, _list_colors, _thing_json, _counts_json,
 )  # fmt: skip
