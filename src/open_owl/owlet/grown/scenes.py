@@ -10,7 +10,7 @@ from .canvas import SIDE, background, draw_noise, noisy
 from .pictures import Picture
 from .splits import Layout, Pair, Split
 from .sprites import BOX, sprite
-from .words import COLORS, COLUMNS, KINDS, ROWS, SIZES, a, in_words
+from .words import COLORS, COLUMNS, KINDS, ROWS, SIZES, a
 
 CELL = SIDE // 3
 Cell = tuple[int, int]
@@ -119,11 +119,6 @@ def caption(scene: Scene) -> str:
     """
     told = ", ".join(f"{a(str(thing))} at the {thing.place}" for thing in scene.things)
     return f"{told}; background: {scene.background}."
-
-
-def short_caption(scene: Scene) -> str:
-    """The things alone, as one says it: "a red owl and a blue key"."""
-    return in_words([a(f"{thing.color} {thing.kind}") for thing in scene.things])
 
 
 def make_scene(

@@ -76,8 +76,3 @@ def plural(kind: str) -> str:
 def a(name: str) -> str:
     """The name with its article: "an owl", "a red owl"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def in_words(names: list[str]) -> str:
-    """A list as one says it: "an owl, a cat and a key"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
