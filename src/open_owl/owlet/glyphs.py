@@ -1,4 +1,4 @@
-"""A 5 x 7 letter set of our own, so that a written word looks the same with every version of Pillow."""
+"""5 x 7 letters and digits of our own, so that a written word looks the same with every version of Pillow."""
 
 WIDTH, HEIGHT = 5, 7
 
@@ -29,11 +29,24 @@ _ROWS = {
     "x": "#...# .#.#. .#.#. ..#.. .#.#. .#.#. #...#",
     "y": "#...# .#.#. .#.#. ..#.. ..#.. ..#.. ..#..",
     "z": "##### ....# ...#. ..#.. .#... #.... #####",
+    "0": ".###. #...# #..## #.#.# ##..# #...# .###.",
+    "1": "..#.. .##.. ..#.. ..#.. ..#.. ..#.. .###.",
+    "2": ".###. #...# ....# ..##. .#... #.... #####",
+    "3": "####. ....# ....# .###. ....# ....# ####.",
+    "4": "#..#. #..#. #..#. ##### ...#. ...#. ...#.",
+    "5": "##### #.... ####. ....# ....# #...# .###.",
+    "6": ".###. #.... #.... ####. #...# #...# .###.",
+    "7": "##### ....# ...#. ...#. ..#.. ..#.. ..#..",
+    "8": ".###. #...# #...# .###. #...# #...# .###.",
+    "9": ".###. #...# #...# .#### ....# ....# .###.",
+    ":": "..... ..#.. ..#.. ..... ..#.. ..#.. .....",
+    "-": "..... ..... ..... .###. ..... ..... .....",
+    " ": "..... ..... ..... ..... ..... ..... .....",
 }
 
 
 def pixels(letter: str) -> list[tuple[int, int]]:
-    """The inked (column, row) squares of a lower-case letter."""
+    """The inked (column, row) squares of a lower-case letter, a digit, a colon, a hyphen or a space."""
     return [
         (x, y) for y, row in enumerate(_ROWS[letter].split()) for x, mark in enumerate(row) if mark == "#"
     ]

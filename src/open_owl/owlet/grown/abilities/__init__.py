@@ -1,0 +1,1 @@
+"""One module an ability, each with `make(rng, split) -> Row`."""

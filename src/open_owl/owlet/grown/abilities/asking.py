@@ -1,0 +1,44 @@
+"""How the generators put questions together."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from ..rows import Grader, Turn
+from ..splits import Split
+
+Subject = TypeVar("Subject")
+Asker = Callable[[random.Random, Split, Subject], Turn | None]
+
+
+def ask(
+    rng: random.Random, split: Split, task: str, answer: object, grader: Grader = "word", **slots: object
+) -> Turn:
+    """A turn that asks for `task` in one of the split's phrasings."""
+    return Turn(task, split.phrase(rng, task, **slots), str(answer), grader)
+
+
+def yes_no(rng: random.Random, split: Split, task: str, truth: bool, **slots: object) -> Turn:
+    return ask(rng, split, task, "yes" if truth else "no", "yes_no", **slots)
+
+
+def interview(
+    rng: random.Random, split: Split, subject: Subject, askers: Sequence[Asker[Subject]], most: int
+) -> list[Turn]:
+    """Up to `most` different questions about one subject; none where nothing can be asked."""
+    chosen = rng.sample(list(askers), min(len(askers), most + 2))
+    return different(asker(rng, split, subject) for asker in chosen)[: rng.randint(1, most)]
+
+
+def different(turns: Iterable[Turn | None]) -> list[Turn]:
+    """The turns that ask something, each task once."""
+    found: dict[str, Turn] = {}
+    for turn in turns:
+        if turn is not None:
+            found.setdefault(turn.task, turn)
+    return list(found.values())
+
+
+def listed(names: Iterable[object]) -> str:
+    """A list as an answer: "owl, cat, key"."""
+    return ", ".join(map(str, names))

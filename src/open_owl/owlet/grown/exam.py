@@ -1,0 +1,144 @@
+"""The exam: fresh rows of every ability, on what training has and on each sort of what it never saw."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from open_owl.generate import Owl
+
+from .graders import is_right, says_yes
+from .registry import ABILITIES, make_row
+from .rows import Row, Turn, messages_of
+from .splits import Split
+
+BATCH = 64
+LONGEST_ANSWER = 120  # tokens; a description of five things with one token a word has about 60
+SEEN = "seen"  # fresh pictures and questions, of combinations that training has
+PROBE = "exists"  # the task that asks whether something is there, in balance
+
+Shown = Literal["own", "none", "shuffled"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One turn of a row that is to be answered; the turns before it are told with their right answers."""
+
+    row: Row
+    number: int
+    hold_out: str  # SEEN or one of splits.HOLD_OUTS
+
+    @property
+    def turn(self) -> Turn:
+        return self.row.turns[self.number]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an exam found.
+
+    Attributes:
+        scores: (ability, hold-out) -> share of right answers; hold-out "seen" is what training has too.
+        tasks: (task, hold-out) -> the same.
+        asked: (ability, hold-out) -> number of questions.
+        yes_ratio: share of "yes" among all answers to yes-no questions.
+        yes_truth: what that share would be if all were right.
+        invented: share of the things that are not there of which the answer is "yes, it is".
+        probes: how many such things were asked about.
+    """
+
+    scores: dict[tuple[str, str], float]
+    tasks: dict[tuple[str, str], float]
+    asked: dict[tuple[str, str], int]
+    yes_ratio: float
+    yes_truth: float
+    invented: float
+    probes: int
+
+    def lines(self) -> list[str]:
+        """The scores as a Markdown table, abilities down, hold-outs across."""
+        columns = list(dict.fromkeys(hold_out for _, hold_out in self.scores))
+        lines = [f"| | {' | '.join(columns)} |", f"|--|{'--|' * len(columns)}"]
+        for ability in dict.fromkeys(ability for ability, _ in self.scores):
+            cells = [self.scores.get((ability, column)) for column in columns]
+            told = " | ".join("" if cell is None else f"{100 * cell:.0f}%" for cell in cells)
+            lines.append(f"| {ability} | {told} |")
+        return lines
+
+
+def draw_exam(seed: int, questions: int, abilities: Iterable[str] = ABILITIES) -> list[Item]:
+    """`questions` of each ability on what training has, and as many on each of the ability's hold-outs."""
+    items = []
+    for ability in abilities:
+        for hold_out in (None, *ABILITIES[ability].hold_outs):
+            rng = random.Random(f"grown exam {seed} {ability} {hold_out}")
+            for _ in range(questions):
+                row = make_row(rng, ability, Split(hold_out))
+                items.append(Item(row, rng.randrange(len(row.turns)), hold_out or SEEN))
+    return items
+
+
+def pictures_of(exam: Sequence[Item], shown: Shown = "own") -> list[list[Image.Image]]:
+    """The pictures that each question is shown with: its own, none, or another question's of its ability."""
+    if shown == "none":
+        return [[] for _ in exam]
+    if shown == "own":
+        return [item.row.draw() for item in exam]
+    alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+    for index, item in enumerate(exam):
+        alike[item.row.ability, item.hold_out, len(item.row.pictures), item.row.video].append(index)
+    following = {one: group[(i + 1) % len(group)] for group in alike.values() for i, one in enumerate(group)}
+    return [exam[following[index]].row.draw() for index in range(len(exam))]
+
+
+def sit(owl: Owl, exam: Sequence[Item], shown: Shown = "own") -> list[str]:
+    """The model's greedy answers, each question beside the pictures that `shown` says."""
+    answers: list[str] = []
+    for start in range(0, len(exam), BATCH):
+        part = exam[start : start + BATCH]
+        asked = [
+            messages_of(item.row, pictures, item.number + 1)
+            for item, pictures in zip(part, pictures_of(part, shown), strict=True)
+        ]
+        answers += owl.chat_many(asked, max_new_tokens=LONGEST_ANSWER)
+    return answers
+
+
+def mark(exam: Sequence[Item], answers: Sequence[str]) -> Report:
+    """What the answers are worth."""
+    by_ability: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+    by_task: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+    said, true, invented = [], [], []
+    for item, given in zip(exam, answers, strict=True):
+        right = is_right(item.turn.grader, item.turn.answer, given)
+        by_ability[item.row.ability, item.hold_out].append(right)
+        by_task[item.turn.task, item.hold_out].append(right)
+        if item.turn.grader == "yes_no":
+            said.append(says_yes(given) is True)
+            true.append(says_yes(item.turn.answer) is True)
+            if item.turn.task == PROBE and not true[-1]:
+                invented.append(said[-1])
+    return Report(
+        scores={key: _share(marks) for key, marks in by_ability.items()},
+        tasks={key: _share(marks) for key, marks in by_task.items()},
+        asked={key: len(marks) for key, marks in by_ability.items()},
+        yes_ratio=_share(said),
+        yes_truth=_share(true),
+        invented=_share(invented),
+        probes=len(invented),
+    )
+
+
+def _share(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks) if marks else float("nan")
+
+
+def majority(exam: Sequence[Item]) -> list[str]:
+    """The answers of one who only knows each task's most frequent answer in this very exam."""
+    answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for item in exam:
+        answers[item.turn.task][item.turn.answer] += 1
+    return [answers[item.turn.task].most_common(1)[0][0] for item in exam]

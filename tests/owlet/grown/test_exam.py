@@ -1,0 +1,96 @@
+"""The exam reports by ability and by what was held out, and catches those who say yes to everything."""
+
+import math
+from typing import Any, cast
+
+import pytest
+
+from open_owl.generate import Owl
+from open_owl.owlet.grown.exam import SEEN, draw_exam, majority, mark, pictures_of, sit
+from open_owl.owlet.grown.registry import ABILITIES
+from open_owl.owlet.grown.rows import held_out_in
+
+
+@pytest.fixture(scope="module")
+def exam():
+    return draw_exam(1, 12)
+
+
+class Scripted:
+    """Answers by a rule instead of a model, and keeps what it was asked."""
+
+    def __init__(self, rule) -> None:
+        self.rule, self.asked = rule, []
+
+    def chat_many(self, conversations: list[list[dict[str, Any]]], max_new_tokens: int) -> list[str]:
+        self.asked += conversations
+        return [self.rule(messages) for messages in conversations]
+
+
+def test_an_exam_asks_every_ability_on_what_training_has_and_on_each_of_its_hold_outs(exam):
+    asked = mark(exam, [""] * len(exam)).asked
+    assert set(asked.values()) == {12}
+    assert set(asked) == {
+        (name, hold_out) for name, ability in ABILITIES.items() for hold_out in (SEEN, *ability.hold_outs)
+    }
+    for item in exam:
+        assert held_out_in(item.row) == ({item.hold_out} - {SEEN})
+
+
+def test_the_same_seed_gives_the_same_exam_and_another_seed_another(exam):
+    assert draw_exam(1, 12) == exam
+    assert draw_exam(2, 12) != exam
+
+
+def test_right_answers_score_full_marks_and_empty_ones_none(exam):
+    best = mark(exam, [item.turn.answer for item in exam])
+    assert set(best.scores.values()) == set(best.tasks.values()) == {1.0}
+    assert best.yes_ratio == best.yes_truth
+    assert best.invented == 0
+    worst = mark(exam, [""] * len(exam))
+    assert set(worst.scores.values()) == {0.0}
+
+
+def test_one_who_always_says_yes_is_told_by_the_yes_ratio_and_by_what_is_invented():
+    exam = draw_exam(3, 150, ["visual"])
+    report = mark(exam, ["yes"] * len(exam))
+    assert (report.yes_ratio, report.invented) == (1.0, 1.0)
+    assert report.probes > 30
+    assert 0.4 < report.yes_truth < 0.6
+    assert math.isnan(mark(exam[:0], []).invented)
+
+
+def test_a_turn_is_asked_after_the_turns_before_it_with_their_right_answers(exam):
+    owl = Scripted(lambda messages: "yes")
+    assert sit(cast(Owl, owl), exam) == ["yes"] * len(exam)
+    for item, messages in zip(exam, owl.asked, strict=True):
+        assert messages[-1]["role"] == "user"
+        assert messages[-1]["content"][-1]["text"] == item.turn.text
+        said = [message["content"][0]["text"] for message in messages if message["role"] == "assistant"]
+        assert said == [turn.answer for turn in item.row.turns[: item.number]]
+
+
+def test_pictures_can_be_left_out_or_be_those_of_another_question(exam):
+    shown = {how: pictures_of(exam, how) for how in ("own", "none", "shuffled")}
+    assert not any(shown["none"])
+    assert [len(p) for p in shown["own"]] == [len(p) for p in shown["shuffled"]]
+    with_pictures = [i for i, item in enumerate(exam) if item.row.pictures]
+    same = [shown["own"][i] == shown["shuffled"][i] for i in with_pictures]
+    assert sum(same) < 0.1 * len(same)
+    owl = Scripted(lambda messages: "")
+    sit(cast(Owl, owl), exam, "none")
+    assert all(part["type"] == "text" for messages in owl.asked for m in messages for part in m["content"])
+
+
+def test_the_most_frequent_answers_are_no_way_to_pass():
+    exam = draw_exam(5, 60, ["visual", "documents", "charts", "scene_text", "several"])
+    scores = mark(exam, majority(exam)).scores
+    assert max(scores.values()) < 0.65
+    assert sum(scores.values()) / len(scores) < 0.5
+
+
+def test_the_report_is_a_table_with_a_column_for_each_hold_out(exam):
+    head, _, *lines = mark(exam, [item.turn.answer for item in exam]).lines()
+    assert head.split(" | ")[1:] == ["seen", "pair", "layout", "phrasing", "word", "transfer |"]
+    assert len(lines) == len(ABILITIES)
+    assert lines[0] == "| description | 100% | 100% | 100% | 100% |  |  |"
