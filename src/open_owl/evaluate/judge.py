@@ -32,19 +32,21 @@ PAIRS_TASK = (
     f"{FAIR}`Better: 1`, `Better: 2` or `Better: same`."
 )
 LEVEL_SAID = re.compile(r"level\W{1,6}([ABCD])\b", re.IGNORECASE)
+LEVEL_ALONE = re.compile(r"\A\W*([ABCD])\W*\Z", re.IGNORECASE)
 BETTER_SAID = re.compile(r"better\W{1,6}(1|2|same)\b", re.IGNORECASE)
+BETTER_ALONE = re.compile(r"\A\W*(1|2|same)\W*\Z", re.IGNORECASE)
 AGAIN = "I could not read your verdict. Reply with nothing but the line that I asked you to end with."
 
 
 def read_level(reply: str) -> str | None:
     """The level that a reply ends with, or that is all of it; None where there is none."""
-    found = LEVEL_SAID.findall(reply) or re.fullmatch(r"\W*([ABCD])\W*", reply)
+    found = LEVEL_SAID.findall(reply) or LEVEL_ALONE.findall(reply)
     return found[-1].upper() if found else None
 
 
 def read_choice(reply: str) -> str | None:
     """`left`, `right` or `tie`; None where the reply has no verdict."""
-    found = BETTER_SAID.findall(reply) or re.fullmatch(r"\W*(1|2|same)\W*", reply, re.IGNORECASE)
+    found = BETTER_SAID.findall(reply) or BETTER_ALONE.findall(reply)
     return {"1": "left", "2": "right", "same": "tie"}[found[-1].lower()] if found else None
 
 
