@@ -65,7 +65,7 @@ def owleval(
       owl eval owleval my-owl
       owl eval owleval owl --endpoint http://127.0.0.1:8000/v1
     """
-    from open_owl.evaluate.asking import RunFacts, answer_questions
+    from open_owl.evaluate.asking import RunFacts, answer_questions, begun_answers
     from open_owl.evaluate.published import open_questions
 
     if endpoint and model is None:
@@ -77,12 +77,13 @@ def owleval(
     facts = RunFacts(
         called, f"{model} at {endpoint}" if endpoint else model, questions.checksum, max_new_tokens
     )
-    with (
-        _asking(model, endpoint, api_key, max_new_tokens, dtype, device) as ask,
-        _progress("asking") as tell,
-    ):
-        total = len(questions.questions)
-        answer_questions(questions, facts, ask, out, at_once, lambda answered: tell(answered, total))
+    total = len(questions.questions)
+    if len(begun_answers(questions, facts, out)) < total:  # else no model need be loaded
+        with (
+            _asking(model, endpoint, api_key, max_new_tokens, dtype, device) as ask,
+            _progress("asking") as tell,
+        ):
+            answer_questions(questions, facts, ask, out, at_once, lambda answered: tell(answered, total))
     typer.echo(f"{total} answers are in {out}; next: owl rate {out}")
 
 

@@ -47,7 +47,11 @@ class Rater:
             except Exception:  # an element of before was replaced meanwhile
                 return False
 
-        wait_until(holds, SECONDS)
+        try:
+            wait_until(holds, SECONDS)
+        except AssertionError as error:
+            error.add_note(f"the page says: {self.all('body')[0].text[:800]!r}")
+            raise
 
     def press(self, *keys: str) -> None:
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()

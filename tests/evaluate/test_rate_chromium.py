@@ -5,15 +5,19 @@ OWL_SCREENSHOTS=docs/assets keeps pictures of the page in that folder.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.evaluate.browser import CHROMIUM, DRIVER, Keys, Rater
+from tests.evaluate.sets import make_answers, make_set
 from tests.serve.scripted import running
 
 from open_owl.evaluate.collection import fill_store
-from open_owl.evaluate.questions import load_questions
+from open_owl.evaluate.questions import QuestionSet, load_questions
 from open_owl.evaluate.rate_app import create_rate_app
 from open_owl.evaluate.store import RatingStore
+from open_owl.owlet.drawing import draw
+from open_owl.owlet.world import Scene, Thing
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,14 +104,11 @@ def test_two_answers_are_compared_with_the_keyboard_alone(browse, questions, sto
         ada.press(Keys.ARROW_LEFT)
         ada.until(lambda: ada.pressed() == ["tie"])
         assert ada.progress == "6 of 15 rated"
-        ada.photograph("pairs")
     given = [preference.choice for preference in store.preferences("Ada")]
     assert given == ["left", "right", "tie"] * 2
 
 
 def test_an_answer_is_shown_as_text_and_runs_nothing(browse, tmp_path, questions) -> None:
-    from tests.evaluate.sets import make_answers
-
     text = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script>"
     file = make_answers(tmp_path / "bad.jsonl", "bad", {1: text})
     store = RatingStore(tmp_path / "bad.sqlite")
@@ -120,21 +121,59 @@ def test_an_answer_is_shown_as_text_and_runs_nothing(browse, tmp_path, questions
     store.close()
 
 
-@pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_owleval_with_the_six_published_models_can_be_read_and_rated(browse, tmp_path, shared, look) -> None:
+def test_owleval_with_the_six_published_models_can_be_read_and_rated(browse, tmp_path, shared) -> None:
     questions = load_questions(shared / "data" / "owleval")
     store = RatingStore(tmp_path / "real.sqlite")
     fill_store(store, questions, [], with_published=True)
+    with running(create_rate_app(store, questions)) as url:
+        ada = browse(url)
+        ada.begin("Ada")
+        ada.press("a", "c")
+        ada.until(lambda: ada.progress == "2 of 469 rated")
+        ada.until(lambda: ada.driver.execute_script("return document.getElementById('picture').naturalWidth"))
+        assert ada.serious_findings() == []
+    assert [rating.level for rating in store.ratings("Ada")] == ["A", "C"]
+    store.close()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+def test_it_can_be_read_and_used_in_the_light_in_the_dark_and_on_a_phone(browse, tmp_path, look) -> None:
+    questions, store = drawn(tmp_path)
     with running(create_rate_app(store, questions)) as url:
         ada = browse(url, width=390 if look == "phone" else 1280, dark=look == "dark")
         ada.until(lambda: ada.all("#name")[0].is_displayed())
         assert ada.serious_findings() == []
         ada.photograph(f"start-{look}")
         ada.begin("Ada")
-        ada.press("a", "c")
-        ada.until(lambda: ada.progress == "2 of 470 rated")
-        ada.until(lambda: ada.driver.execute_script("return document.getElementById('picture').naturalWidth"))
+        ada.rate_screen("acb")
+        ada.press("a")
+        ada.until(lambda: ada.progress == "4 of 6 rated")
+        if look == "phone":
+            ada.driver.execute_script("window.scrollTo(0, 0)")
         assert ada.serious_findings() == []
         assert ada.fits_the_screen()
         ada.photograph(look)
+        ada.press("b", "d")
+        ada.until(lambda: ada.all("#thanks")[0].is_displayed())
+        assert ada.serious_findings() == []
     store.close()
+
+
+def drawn(folder: Path) -> tuple[QuestionSet, RatingStore]:
+    """A picture of the little world, a conversation about it and three models' answers."""
+    scene = Scene((Thing("large", "blue", "star", 0, 0), Thing("small", "red", "circle", 1, 2)))
+    texts = {1: "What is in the picture?", 2: "Which of them is larger?"}
+    rows = [("1.png", 1, texts[1], "a,b", ["single_turn", "multi_turn"]),
+            ("1.png", 2, texts[2], "a,b,f", ["multi_turn"])]  # fmt: skip
+    made = make_set(folder / "drawn", rows)
+    draw(scene).resize((480, 480)).save(made / "cases" / "1.png")
+    questions = load_questions(made)
+    said = {
+        "crow": {1: "A large blue star and a small red circle.", 2: "The star is larger."},
+        "jay": {1: "Two shapes on paper, one of them red.", 2: "The red one, since it is nearer."},
+        "owl": {1: "A cat that sleeps on a sofa.", 2: "They are of the same size: both fill their cell."},
+    }
+    files = [str(make_answers(folder / f"{model}.jsonl", model, answers)) for model, answers in said.items()]
+    store = RatingStore(folder / "drawn.sqlite")
+    fill_store(store, questions, files, with_published=False)
+    return questions, store

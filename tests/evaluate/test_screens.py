@@ -1,7 +1,10 @@
+import pytest
 from tests.evaluate.sets import make_answers
 
 from open_owl.evaluate.collection import fill_store
+from open_owl.evaluate.questions import load_questions
 from open_owl.evaluate.screens import Screens
+from open_owl.evaluate.store import RatingStore
 
 RATERS = [f"rater {number}" for number in range(12)]
 
@@ -43,9 +46,6 @@ def test_every_two_models_are_compared_once_on_every_question_and_both_are_left_
 
 
 def test_published_models_are_compared_with_new_ones_only(store, shared, tmp_path) -> None:
-    from open_owl.evaluate.questions import load_questions
-    from open_owl.evaluate.store import RatingStore
-
     questions = load_questions(shared / "data" / "owleval")
     other = RatingStore(tmp_path / "real.sqlite")
     fill_store(other, questions, [], with_published=True)
@@ -64,3 +64,11 @@ def test_what_the_same_model_said_before_is_known(store) -> None:
     for answer in last.answers:
         before = [(turn.number, text) for turn, text in screens.earlier(last, answer)]
         assert before == [(2, f"{answer.model} on 2"), (3, f"{answer.model} on 3")]
+
+
+def test_one_model_alone_cannot_be_compared(tmp_path, questions, answer_files) -> None:
+    store = RatingStore(tmp_path / "one.sqlite")
+    fill_store(store, questions, answer_files[:1], with_published=False)
+    with pytest.raises(ValueError, match=r"one model alone \(crow\) cannot be compared"):
+        Screens(store, pairwise=True)
+    store.close()

@@ -58,10 +58,11 @@ def answer_questions(
         on_answer: told how many questions are answered, at the start and after each.
 
     Raises:
-        ValueError: `out` has answers of another run. Whatever `ask` raises ends the run; what was answered
-            until then is in `out`, and the same call goes on.
+        ValueError: `out` has answers of another run (`begun_answers`).
+        Exception: whatever `ask` raises ends the run; what was answered until then is in `out`, and the same
+            call goes on.
     """
-    known = _begun(out, facts, questions)
+    known = begun_answers(questions, facts, out)
     writer = _Writer(out, facts.model, known, on_answer)
     stopped = Event()
 
@@ -78,8 +79,12 @@ def answer_questions(
     return answers
 
 
-def _begun(out: Path, facts: RunFacts, questions: QuestionSet) -> dict[int, str]:
-    """The answers that `out` has already, the facts written beside them. Raises ValueError, see above."""
+def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[int, str]:
+    """The answers that `out` has already, by question number; the facts are written beside them.
+
+    Raises:
+        ValueError: they are those of another run.
+    """
     file = facts_file(out)
     wanted = asdict(facts)
     if out.exists() and not file.exists():

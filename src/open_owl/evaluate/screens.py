@@ -29,6 +29,9 @@ class Screens:
 
     Pictures come in an order of the rater's own, and so do models for each picture; the turns of a
     conversation stay together and in order.
+
+    Raises:
+        ValueError: there is only one model, and it is to be compared.
     """
 
     def __init__(self, store: RatingStore, pairwise: bool):
@@ -40,6 +43,10 @@ class Screens:
         self._dialogues = dialogues(store.questions())
         published = {a.model: a.is_published for a in self._answers.values()}
         self._models = sorted(published)
+        if pairwise and len(self._models) == 1:
+            raise ValueError(
+                f"one model alone ({self._models[0]}) cannot be compared; add answers of another"
+            )
         pairs = combinations(self._models, 2)
         # Published models among themselves are of interest only where there is no other.
         is_all = all(published.values())

@@ -37,6 +37,7 @@ let isSaving = false;
 function save(path, body) {
   unsaved.push({path, body});
   localStorage.setItem(UNSAVED, JSON.stringify(unsaved));
+  if (!isSaving) tell('Saving');
   send();
 }
 
@@ -46,7 +47,7 @@ async function send() {
   while (unsaved.length) {
     try {
       await ask(unsaved[0].path, unsaved[0].body);
-      tell('Saved');
+      if (unsaved.length === 1) tell('Saved');
     } catch (error) {
       if (!error.isFinal) {
         tell('Not saved yet: no connection. Trying again.', true);
@@ -64,6 +65,7 @@ async function send() {
 function tell(text, isTrouble = false) {
   at('status').textContent = text;
   at('status').classList.toggle('trouble', isTrouble);
+  at('status').setAttribute('role', isTrouble ? 'alert' : 'note');  // what goes well need not be read out
 }
 
 // Beginning
@@ -281,6 +283,7 @@ function toggleEarlier() {
 }
 
 async function start() {
+  send();
   const {mode} = await ask('/api/mode');
   at('start-levels').hidden = mode !== 'levels';
   at('start-pairs').hidden = mode !== 'pairs';
