@@ -196,7 +196,8 @@ def import_(
     from open_owl.evaluate.store import opened
 
     with opened(store) as ratings:
-        fill_store(ratings, open_questions(data), answers or [], published)
+        if answers or data or not ratings.answers():  # else all is there, and nothing need be fetched
+            fill_store(ratings, open_questions(data), answers or [], published)
         rows, added = import_ratings(ratings, file)
     typer.echo(f"{rows} rows read, {added} of them new, in {store}")
 

@@ -15,6 +15,7 @@ from tests.serve.scripted import running
 from open_owl.evaluate.collection import fill_store
 from open_owl.evaluate.questions import QuestionSet, load_questions
 from open_owl.evaluate.rate_app import create_rate_app
+from open_owl.evaluate.report import write_report
 from open_owl.evaluate.store import RatingStore
 from open_owl.owlet.drawing import draw
 from open_owl.owlet.world import Scene, Thing
@@ -157,6 +158,17 @@ def test_it_can_be_read_and_used_in_the_light_in_the_dark_and_on_a_phone(browse,
         ada.until(lambda: ada.all("#thanks")[0].is_displayed())
         assert ada.serious_findings() == []
     store.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_report_can_be_read_by_everyone(browse, store, tmp_path, dark) -> None:
+    for answer in store.answers():
+        store.rate("Ada", answer.id, "ABCD"[answer.question % 4])
+    write_report(store, tmp_path / "report")
+    reader = browse((tmp_path / "report" / "report.html").as_uri(), width=390, dark=dark)
+    assert reader.driver.title == "OwlEval: answers rated"
+    assert reader.serious_findings() == []
+    assert reader.fits_the_screen()
 
 
 def drawn(folder: Path) -> tuple[QuestionSet, RatingStore]:

@@ -72,6 +72,13 @@ def test_many_raters_at_once_in_two_connections_lose_nothing(store) -> None:
     connections[1].close()
 
 
+def test_events_of_which_one_cannot_be_kept_are_not_kept_at_all(store) -> None:
+    good = Rating("2026-01-01T00:00:00.000000+00:00", "Ada", answer_of(store, "owl", 1), "A")
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add_events([good, good._replace(answer="nothing")])
+    assert store.events() == []
+
+
 def test_ids_tell_nothing_of_the_model_and_differ_between_stores(
     store, tmp_path, questions, answer_files
 ) -> None:

@@ -51,6 +51,9 @@ def test_ratings_go_out_and_in(tmp_path, folder) -> None:
     assert "1 rows read, 1 of them new" in owl(
         "eval", "import", "in.csv", "--data", folder, "--answers", answers
     )
+    assert "1 rows read, 0 of them new" in owl("eval", "import", "in.csv"), (
+        "the store has the answers already"
+    )
     assert "1 rows are in out.jsonl" in owl("eval", "export", "ratings.sqlite", "--out", "out.jsonl")
     assert json.loads((tmp_path / "out.jsonl").read_text())["level"] == "C"
 
