@@ -12,15 +12,15 @@ INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints
 demo: $(VENV)/.installed-demo
 	$(BIN)/owl quickstart
 
-# The server's tests in a process of their own: a worker that reads data looks at every object there is when it starts,
+# The tests of the server and the rating page in a process of their own: a worker that reads data looks at every object there is when it starts,
 # and the libraries of the web bring so many that it takes seconds.
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -m "not slow" --ignore tests/serve
-	$(BIN)/pytest -q -m "not slow" tests/serve
+	$(BIN)/pytest -q -m "not slow" --ignore tests/serve --ignore tests/evaluate
+	$(BIN)/pytest -q -m "not slow" tests/serve tests/evaluate
 
 test-all: $(VENV)/.installed-dev $(LMMS)/.installed
-	$(BIN)/pytest -q --ignore tests/serve
-	$(BIN)/pytest -q tests/serve
+	$(BIN)/pytest -q --ignore tests/serve --ignore tests/evaluate
+	$(BIN)/pytest -q tests/serve tests/evaluate
 
 test-lmms: $(VENV)/.installed-dev $(LMMS)/.installed
 	$(BIN)/pytest -q tests/integrations/test_lmms_eval.py

@@ -8,7 +8,7 @@ AUTO_CLASSES = "transformers.models.auto"
 EXTRA_OF_MODULE = {
     "megatron": "train",
     "tensorboard": "train",
-    "matplotlib": "train",
+    "matplotlib": "eval",  # the lightest that has it; so has `train`
     "av": "video",
     "fastapi": "serve",
     "uvicorn": "serve",

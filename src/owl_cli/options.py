@@ -25,3 +25,14 @@ def last_quickstart(option: str) -> str:
             param_hint=option,
         )
     return str(checkpoint)
+
+
+# What the commands that rate and report share.
+RATED_ANSWERS = typer.Argument(metavar="[NAME=]FILE...", help="Answers in OwlEval's format, a file a model.")
+EVALUATION_DATA = typer.Option(
+    exists=True,
+    file_okay=False,
+    help="Folder of the questions and pictures [default: OwlEval, fetched once].",
+)
+WITH_PUBLISHED = typer.Option(help="Also the answers of the six models that OwlEval brings.")
+ENDPOINT_KEY = typer.Option(envvar="OPENAI_API_KEY", show_envvar=True, help="Sent to the endpoint.")

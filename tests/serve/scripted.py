@@ -114,9 +114,9 @@ MakeServer = Callable[[uvicorn.Config], uvicorn.Server]
 
 
 @contextmanager
-def running(app: FastAPI, make_server: MakeServer = uvicorn.Server) -> Iterator[str]:
+def running(app: FastAPI, make_server: MakeServer = uvicorn.Server, port: int = 0) -> Iterator[str]:
     """Its address, `http://127.0.0.1:PORT`."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1)
     server = make_server(config)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

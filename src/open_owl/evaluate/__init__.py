@@ -1,0 +1,1 @@
+"""OwlEval: questions asked, answers rated by people and judges, ratings reported."""

@@ -1,0 +1,78 @@
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.sets import make_answers, make_set
+from typer.testing import CliRunner
+
+from owl_cli.main import app
+
+
+def owl(*arguments: object, status: int = 0) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    return make_set(tmp_path / "set")
+
+
+def test_from_questions_to_a_report_with_a_judge(tmp_path, folder) -> None:
+    with endpoint(lambda body: "Level: B" if "level" in str(body) else f"re {words(body)}") as server:
+        at = ("--endpoint", server.url, "--data", folder)
+        assert "5 answers are in lab-owl.jsonl; next: owl rate lab-owl.jsonl" in owl(
+            "eval", "owleval", "lab/owl", *at
+        )
+        asked = len(server.asked)
+        owl("eval", "owleval", "lab/owl", *at)
+        assert len(server.asked) == asked, "nothing is asked twice"
+        assert "verdicts are in ratings.sqlite" in owl("eval", "judge", "gpt", "lab-owl.jsonl", *at)
+    printed = owl("eval", "report")
+    assert re.search(r"Judge gpt *\n.*\n *lab/owl +5 +0 +5 +0 +0 +100%", printed)
+    report = json.loads((tmp_path / "owleval-report" / "report.json").read_text())
+    assert report["groups"][0]["levels"]["lab/owl"]["all"]["B"] == 5
+
+
+def test_ratings_go_out_and_in(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+    with (tmp_path / "in.csv").open("w", newline="") as stream:
+        columns = ("at", "rater", "question_id", "model", "level", "other_model", "choice")
+        csv.writer(stream).writerows([columns, ("2026-01-01T00:00:00Z", "Ada", 1, "owl", "C", "", "")])
+    assert "1 rows read, 1 of them new" in owl(
+        "eval", "import", "in.csv", "--data", folder, "--answers", answers
+    )
+    assert "1 rows read, 0 of them new" in owl("eval", "import", "in.csv"), (
+        "the store has the answers already"
+    )
+    assert "1 rows are in out.jsonl" in owl("eval", "export", "ratings.sqlite", "--out", "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["level"] == "C"
+
+
+def test_an_endpoint_needs_the_models_name() -> None:
+    assert "the name that the model has there" in owl(
+        "eval", "owleval", "--endpoint", "http://127.0.0.1:9/v1", status=2
+    )
+
+
+def test_a_page_is_served_until_it_is_told_to_stop(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+    command = [sys.executable, "-m", "owl_cli.main", "rate", answers, "--data", folder, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = re.search(r"rate at (http://127.0.0.1:\d+); ratings are kept in", process.stderr.readline())
+        assert url is not None
+        with urllib.request.urlopen(f"{url[1]}/api/progress?rater=Ada") as response:
+            assert json.load(response)["total"] == 5
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+    assert (tmp_path / "ratings.sqlite").is_file()
