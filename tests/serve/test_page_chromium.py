@@ -52,6 +52,11 @@ def url(parts, engine, tmp_path_factory) -> Iterator[str]:
             yield url
 
 
+FADING = """return document.getAnimations().some(one => one.playState === 'running' &&
+    one.effect.getKeyframes().some(frame => 'opacity' in frame) &&
+    one.effect.getComputedTiming().endTime !== Infinity)"""
+
+
 class Browser:
     """Chromium on the page, and what a user does with it."""
 
@@ -86,6 +91,7 @@ class Browser:
 
     def upload(self, *files: Path) -> None:
         before = len(self.all(".thumbnail-wrapper"))
+        self.until(lambda: self.all("input[type=file]"))
         self.all("input[type=file]")[0].send_keys("\n".join(map(str, files)))
         self.until(lambda: len(self.all(".thumbnail-wrapper")) == before + len(files))
 
@@ -107,6 +113,7 @@ class Browser:
 
     def serious_findings(self) -> list[tuple[str, str, str]]:
         """What axe finds wrong, of its two worst kinds: rule, what it asks for, where."""
+        self.until(lambda: not self.driver.execute_script(FADING))  # what fades in has little contrast
         self.driver.execute_script(_axe())
         done = "const done = arguments[0]; axe.run().then(result => done(result.violations))"
         found = self.driver.execute_async_script(done)
@@ -224,6 +231,7 @@ def test_a_broken_file_is_told_and_the_conversation_goes_on(browse, engine, tmp_
     page.ask("What is it?")
     page.until(lambda: "broken.png is not a picture" in page.all(".toast-body")[0].text)
     assert page.serious_findings() == []
+    assert page.all(".toast-body"), "the message was there while the page was looked through"
     assert len(engine.submitted) == before
     assert page.said("bot") == ["Hello."]
     assert page.all("textarea")[0].get_property("value") == "What is it?"
