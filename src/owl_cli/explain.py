@@ -71,9 +71,12 @@ def _report(explanation: Any, console: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from open_owl.generate.explaining import likelihood
+
     console.print(escape(explanation.answer), soft_wrap=True)
-    table = Table("word", "where it comes from", "", box=None, padding=(0, 2, 0, 0))
+    table = Table("word", "comes from", "hidden there", "all hidden", box=None, padding=(0, 2, 0, 0))
     for word in explanation.words:
-        table.add_row(escape(word.text), explanation.source(word), explanation.loss(word))
+        changes = likelihood(-word.fall), likelihood(-word.gain)
+        table.add_row(escape(word.text), explanation.source(word), *changes)
     console.print()
     console.print(table)

@@ -95,6 +95,8 @@ def test_of_two_pictures_a_word_has_its_map_on_the_one_that_matters(parts) -> No
         assert before.falls[0].abs().max() > 1e-4
         assert after.falls[0].abs().max() < 1e-5
         assert after.falls[1].abs().max() > 1e-4
+        beside = after.falls[1].abs().numpy()[~square(ROW, COLUMN)]
+        assert beside.max() < 1e-3 * after.falls[1].abs().max()
 
 
 def test_maps_sum_to_one_over_all_pictures(owl) -> None:
@@ -184,18 +186,19 @@ def test_a_place_in_words_is_one_of_the_whole_picture_where_the_model_sees_its_m
     falls = torch.zeros(1, 2, 2)
     falls[0, 1, 0] = math.log(3.2)  # bottom left of the middle
     explanation = explanation_of(falls)
-    assert explanation.source(explanation.words[0]) == "bottom center; hidden there, 3.2 times less likely"
-    assert explanation.loss(explanation.words[0]) == "all hidden, 12 times less likely"
+    assert explanation.in_words(explanation.words[0]) == (
+        "bottom center; hidden there, 3.2 times less likely; all hidden, 12 times less likely"
+    )
 
 
 def test_a_place_in_words_names_the_picture_where_there_are_several() -> None:
     falls = torch.zeros(2, 3, 3)
     falls[0, 0, 0], falls[1, 0, 2] = 5.0, 15.0
     explanation = explanation_of(falls, box=(0.0, 0.0, 90.0, 30.0))
-    found = explanation.source(explanation.words[0])
-    assert found == "picture 2 (75% of it), top right; hidden there, over 1,000 times less likely"
+    found = explanation.in_words(explanation.words[0])
+    assert found.startswith("picture 2 (75% of it), top right; hidden there, over 1,000 times less likely;")
     nothing = explanation_of(torch.full((2, 3, 3), -1.0))
-    assert nothing.source(nothing.words[0]) == "no single place"
+    assert nothing.in_words(nothing.words[0]) == "no single place; all hidden, 12 times less likely"
     assert nothing.words[0].maps.sum() == 0
 
 

@@ -24,7 +24,7 @@ from .sampling import DEFAULT_NEW_TOKENS, Sampling
 
 CELLS = 8  # of a map, in each direction
 HIDDEN = 2  # cells on each side of the square that hides a part
-AT_ONCE = 16  # pictures with a part hidden that go through the model together
+TOKENS_AT_ONCE = 2048  # of rows that go through the model together, each with another part hidden
 MOST_TOLD = 1000  # times that a word becomes less likely; more is told as "over"
 WORTH_TELLING = 0.05  # nats; less is told as no change
 
@@ -46,6 +46,11 @@ class WordSource:
     gain: float
 
     @property
+    def fall(self) -> float:
+        """The largest of `falls`."""
+        return float(self.falls.max())
+
+    @property
     def maps(self) -> torch.Tensor:
         """[images, rows, columns]: where the word falls, each cell's share; 1 over all pictures together.
 
@@ -59,7 +64,7 @@ class WordSource:
         """[images, rows, columns] from 0 to 1, for drawing: 1 where the word falls most, and at least by
         half of its probability, so that a word that no picture gives stays dark."""
         falls = self.falls.clamp(min=0)
-        return falls / max(float(falls.max()), math.log(2))
+        return falls / max(self.fall, math.log(2))
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,20 @@ class Explanation:
     words: list[WordSource]
 
     def source(self, word: WordSource) -> str:
-        """In words, where a word comes from: "top left; hidden there, 3.2 times less likely"."""
-        fall = float(word.falls.max())
-        if fall < WORTH_TELLING:
+        """In words, where most of a word comes from: "top left", with its picture where there are several."""
+        if word.fall < WORTH_TELLING:
             return "no single place"
         best = int(word.falls.amax((1, 2)).argmax())
         where = place(word.falls[best], self.images[best].size, self.boxes[best])
-        if len(self.images) > 1:
-            where = f"picture {best + 1} ({word.maps[best].sum():.0%} of it), {where}"
-        return f"{where}; hidden there, {likelihood(-fall)}"
+        if len(self.images) == 1:
+            return where
+        return f"picture {best + 1} ({word.maps[best].sum():.0%} of it), {where}"
 
-    def loss(self, word: WordSource) -> str:
-        """In words, what becomes of a word without pictures: "all hidden, 12 times less likely"."""
-        return f"all hidden, {likelihood(-word.gain)}"
+    def in_words(self, word: WordSource) -> str:
+        """All that is known of a word's source: "top left; hidden there, 3.2 times less likely; all hidden,
+        12 times less likely"."""
+        there = "" if word.fall < WORTH_TELLING else f"hidden there, {likelihood(-word.fall)}; "
+        return f"{self.source(word)}; {there}all hidden, {likelihood(-word.gain)}"
 
 
 def likelihood(nats: float) -> str:
@@ -205,7 +211,7 @@ class _Told:
         start = int((self.ids[0] == self.model.config.image_token_id).nonzero()[number * slots])
         squares = hiding_squares().to(picture.device)  # [squares, rows, columns]
         found = []
-        for some in squares.split(AT_ONCE):
+        for some in squares.split(max(1, TOKENS_AT_ONCE // self.ids.shape[1])):
             tokens: Any = self.model.get_image_features(hide(picture, some)).pooler_output
             rows = embeds.repeat(len(some), 1, 1)
             rows[:, start : start + slots] = tokens.to(rows.dtype)
@@ -216,10 +222,10 @@ class _Told:
     def _logprobs(self, embeds: torch.Tensor, words: Sequence[AnswerWord]) -> torch.Tensor:
         """[rows, length, hidden] -> of each word's tokens together [rows, words] float32."""
         length = len(self.answer)
-        logits = self.model(inputs_embeds=embeds, logits_to_keep=length + 1).logits[:, :-1]
-        logprobs = logits.float().log_softmax(-1)
-        chosen = logprobs.gather(2, self.answer.expand(len(embeds), length)[..., None])[..., 0]
-        return torch.stack([chosen[:, list(word.tokens)].sum(1) for word in words], dim=1)
+        logits = self.model(inputs_embeds=embeds, logits_to_keep=length + 1).logits[:, :-1].float()
+        said = logits.gather(2, self.answer.expand(len(embeds), length)[..., None])[..., 0]
+        logprobs = said - logits.logsumexp(-1)
+        return torch.stack([logprobs[:, list(word.tokens)].sum(1) for word in words], dim=1)
 
 
 def hiding_squares() -> torch.Tensor:

@@ -17,7 +17,7 @@ GAP, LINE = 8, 18  # pixels on a sheet: between tiles, and of the line below eac
 PAPER, INK = "white", "#1c2b2d"
 
 
-def write_explanation(explanation: Explanation, question: str, folder: Path) -> Path:
+def write_explanation(explanation: Explanation, question: str, folder: str | Path) -> Path:
     """Writes the page and the pictures into `folder`, in place of an earlier explanation's; gives the page.
 
     `picture-1.png`: where all queries looked in the first picture; `queries-1.png`: where each did;
@@ -27,6 +27,7 @@ def write_explanation(explanation: Explanation, question: str, folder: Path) -> 
     Raises:
         ValueError: the folder holds something else.
     """
+    folder = Path(folder)
     _clear(folder)
     pictures = [ImageOps.contain(image, (SHOWN, SHOWN)) for image in explanation.images]
     boxes = [

@@ -54,14 +54,14 @@ def _button(explanation: Explanation, number: int, is_shown: bool) -> str:
 
 
 def _said(explanation: Explanation, word: WordSource) -> str:
-    return f"“{word.text}”: {explanation.source(word)}; {explanation.loss(word)}."
+    return f"“{word.text}”: {explanation.in_words(word)}."
 
 
 def _word(explanation: Explanation, number: int) -> str:
     word = explanation.words[number]
     return (
         f'<figure id="word-{number + 1}">{"".join(_looks(explanation, word))}<figcaption>'
-        f"<b>{html.escape(word.text)}</b> {explanation.source(word)}; {explanation.loss(word)}"
+        f"<b>{html.escape(word.text)}</b> {explanation.in_words(word)}"
         "</figcaption></figure>"
     )
 
