@@ -19,6 +19,7 @@ from owl_cli.data import data_app
 from owl_cli.demo import demo
 from owl_cli.errors import message_for_the_user
 from owl_cli.eval import eval_app
+from owl_cli.explain import explain
 from owl_cli.export import export
 from owl_cli.merge import merge, unmerge
 from owl_cli.plot import plot
@@ -34,7 +35,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="OWL_TRACEBACK=1 owl ... shows where an error came from.",
 )
-for command in (quickstart, compose, train, plot, chat, serve, demo, rate, merge, unmerge, export, convert):
+for command in (
+    quickstart,
+    compose,
+    train,
+    plot,
+    chat,
+    explain,
+    serve,
+    demo,
+    rate,
+    merge,
+    unmerge,
+    export,
+    convert,
+):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")

@@ -17,6 +17,8 @@ Box = tuple[float, float, float, float]
 # read without telling colours apart.
 RAMP = np.array([[10, 8, 60], [110, 20, 120], [225, 90, 50], [255, 245, 165]], dtype=np.float32)
 
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+
 
 @torch.inference_mode()
 def attention_maps(model: MplugOwlForConditionalGeneration, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -96,6 +98,25 @@ def seen_box(image_processor: Any, width: int, height: int) -> Box:
     return left * across, top * down, (left + crop["width"]) * across, (top + crop["height"]) * down
 
 
+def place(weights: torch.Tensor, size: tuple[int, int], box: Box | None = None) -> str:
+    """In which ninth of the picture the largest weight lies: "top left".
+
+    Args:
+        weights: [rows, columns]
+        size: width and height of the picture.
+        box: the part of the picture that the map covers (`seen_box`); all of it where left out.
+    """
+    left, top, right, bottom = box or (0, 0, *size)
+    row, column = divmod(int(weights.argmax()), weights.shape[1])
+    x = (left + (column + 0.5) / weights.shape[1] * (right - left)) / size[0]
+    y = (top + (row + 0.5) / weights.shape[0] * (bottom - top)) / size[1]
+    return f"{ROWS[_third(y)]} {COLUMNS[_third(x)]}"
+
+
+def _third(share: float) -> int:
+    return min(2, max(0, int(3 * share)))
+
+
 def overlay(image: Image.Image, weights: torch.Tensor, box: Box | None = None) -> Image.Image:
     """The picture with a map over it: dark where little was looked, light where most was.
 
@@ -103,14 +124,30 @@ def overlay(image: Image.Image, weights: torch.Tensor, box: Box | None = None) -
         weights: [rows, columns], not negative; the largest is drawn lightest.
         box: the part of the picture that the map covers (`seen_box`); all of it where left out.
     """
+    return overlay_strength(image, weights / weights.max(), box)
+
+
+def overlay_strength(image: Image.Image, strength: torch.Tensor, box: Box | None = None) -> Image.Image:
+    """As `overlay`, by a measure that several maps share: [rows, columns] from 0, dark, to 1, light."""
     left, top, right, bottom = (round(side) for side in box or (0, 0, *image.size))
-    heat = Image.fromarray((weights / weights.max()).float().cpu().numpy())
-    heat = heat.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
+    shown = Image.fromarray(strength.float().cpu().numpy())
+    shown = shown.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
     canvas = Image.new("F", image.size)  # outside of what the model saw: 0
-    canvas.paste(heat, (left, top))
-    strength = np.asarray(canvas)[..., None]  # [height, width, 1], 0 to 1
-    steps = np.linspace(0, 1, len(RAMP))
-    colors = np.concatenate([np.interp(strength, steps, channel) for channel in RAMP.T], axis=-1)
-    opacity = 0.45 + 0.3 * strength
+    canvas.paste(shown, (left, top))
+    colors, opacity = _paint(np.asarray(canvas))
     mixed = (1 - opacity) * np.asarray(image.convert("RGB"), dtype=np.float32) + opacity * colors
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def veil(strength: torch.Tensor) -> Image.Image:
+    """What `overlay_strength` lays over a picture, a pixel a patch: RGBA, columns wide and rows high."""
+    colors, opacity = _paint(strength.float().cpu().numpy())
+    return Image.fromarray(np.concatenate([colors, 255 * opacity], axis=-1).round().astype(np.uint8))
+
+
+def _paint(strength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[height, width] from 0 to 1 -> colours [height, width, 3] from 0 to 255, and how much they cover."""
+    strength = strength[..., None]
+    steps = np.linspace(0, 1, len(RAMP))
+    colors = np.concatenate([np.interp(strength, steps, channel) for channel in RAMP.T], axis=-1)
+    return colors, 0.45 + 0.3 * strength

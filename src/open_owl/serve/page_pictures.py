@@ -7,17 +7,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-import torch
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 from open_owl.generate import Owl
-from open_owl.generate.looking import attention_maps, overlay, seen_box
+from open_owl.generate.looking import attention_maps, overlay, place, seen_box
 from open_owl.generate.machine import release_helpers
 from open_owl.model.images_mplug_owl import open_image
 from open_owl.owlet.drawing import draw
 from open_owl.owlet.questions import Question, ask, ask_which, make_pair
-from open_owl.owlet.words import COLUMNS, ROWS
 from open_owl.owlet.world import Scene, make_scene
 
 ABILITIES = ("color", "word", "count")
@@ -72,19 +70,15 @@ def looked_at(owl: Owl, path: str) -> str:
     weights = attention_maps(owl.model, pixels)[0].mean(0).cpu()  # [rows, columns], sums to 1
     release_helpers()
     shown = ImageOps.contain(image, (SHOWN, SHOWN))
-    picture = overlay(shown, weights, seen_box(image_processor, *shown.size))
-    most = f"most at the {_place(weights)}, {weights.max() * weights.numel():.1f} times an even look"
+    box = seen_box(image_processor, *shown.size)
+    picture = overlay(shown, weights, box)
+    where = place(weights, shown.size, box)
+    most = f"most at the {where}, {weights.max() * weights.numel():.1f} times an even look"
     name = html.escape(Path(path).name)
     return (
         f'<figure><img src="{_data_uri(picture)}" alt="Heat map over {name}: {most}">'
         f"<figcaption>{name}: {most}</figcaption></figure>"
     )
-
-
-def _place(weights: torch.Tensor) -> str:
-    """In which ninth of the picture the largest weight lies: "top left"."""
-    row, column = divmod(int(weights.argmax()), weights.shape[1])
-    return f"{ROWS[3 * row // weights.shape[0]]} {COLUMNS[3 * column // weights.shape[1]]}"
 
 
 def _data_uri(image: Image.Image) -> str:
