@@ -10,6 +10,7 @@ from open_owl.generate.prompt import Prompt
 from open_owl.generate.request import Request
 from open_owl.generate.sampling import Sampling
 from open_owl.generate.token_text import token_bytes
+from open_owl.owlet.tokenizer import build_tokenizer
 
 TEXTS = ["An owl, two owls.", "  spaces  here ", "ü and 🦉🦉 x", "line\n\nline\ttab", "数 字", "a" * 40]
 
@@ -61,3 +62,10 @@ def test_a_word_with_a_space_before_it_is_another_than_one_without(tokenizer) ->
     ids = tokenizer.encode("the the", add_special_tokens=False)
     words = {token_bytes(tokenizer, token) for token in ids}
     assert any(word.startswith(b" ") for word in words)
+
+
+def test_words_of_a_tokenizer_that_joins_them_by_spaces_keep_their_spaces() -> None:
+    tokenizer = build_tokenizer()
+    ids = tokenizer.encode("a red circle, top left", add_special_tokens=False)
+    joined = b"".join(token_bytes(tokenizer, token) for token in ids).decode()
+    assert joined == " " + tokenizer.decode(ids)

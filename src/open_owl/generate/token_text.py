@@ -19,6 +19,8 @@ def token_bytes(tokenizer: Any, token: int) -> bytes:
         return b""
     if token in tokenizer.all_special_ids:
         return piece.encode()
+    if tokenizer.backend_tokenizer.decoder is None:  # its tokens are words, which are joined by spaces
+        return f" {piece}".encode()
     if "ByteLevel" in str(tokenizer.backend_tokenizer.decoder):
         return bytes(_byte_of().get(character, ord("?")) for character in piece)
     byte = BYTE.fullmatch(piece)
