@@ -143,7 +143,7 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
         return torch.cat([tokens, self.vit_eos.to(tokens.dtype).expand(tokens.shape[0], -1, -1)], dim=1)
 
     def _place(self, patches: torch.Tensor, is_video: bool) -> torch.Tensor:
-        """Patches in the abstractor's own width, told where they lie, in which frame too, if the encoder does not."""
+        """Patches in the abstractor's own width, told their place and frame if the encoder does not tell."""
         if self.input_proj is not None:
             patches = self.input_proj(patches)
         if self.position_embedding is None:

@@ -111,8 +111,8 @@ def test_scrambled_words_keep_their_lengths_and_places_and_are_none_that_is_held
 def test_nothing_that_is_held_out_is_drawn_for_the_encoder(monkeypatch):
     drawn = []
     monkeypatch.setattr(vision, "labels_of", lambda picture: drawn.append(picture) or labels_of(picture))
-    vision.draw_batch(random.Random(0), 300)
-    assert len(drawn) == 300
+    vision.draw_batch(random.Random(0), 100)
+    assert len(drawn) == 100
     assert not [p for p in drawn if p.pairs & HELD_OUT_PAIRS]
     assert not [p for p in drawn if {word for _, word in p.words} & HELD_OUT_WORDS]
     assert any(isinstance(p, Scene) for p in drawn)

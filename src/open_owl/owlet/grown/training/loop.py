@@ -64,6 +64,7 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
     )
     step, seconds = _resume(folder, model, optimizer, course)
     begun = time.perf_counter() - seconds
+    since_log: list[dict[str, float]] = []
     while step < course.steps:
         torch.manual_seed(course.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
@@ -77,9 +78,11 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
         optimizer.zero_grad()
         step += 1
         last = step == course.steps
+        since_log.append({"loss": loss.item(), **told})
         record: dict[str, Any] = {}
         if step % course.log_every == 0 or last:
-            record = {"step": step, "loss": loss.item(), **told}
+            record = {"step": step, **_means(since_log)}
+            since_log.clear()
         if step % course.look_every == 0 or last:
             record = {"step": step, **record, **look()}
         seconds = time.perf_counter() - begun
@@ -87,6 +90,13 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
             _note(folder, record | {"seconds": round(seconds, 1)})
         if step % course.save_every == 0 or last:
             _save(folder, model, optimizer, course, step, seconds)
+
+
+def _means(records: list[dict[str, float]]) -> dict[str, float]:
+    """Of every key its mean over the records that have it."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    found = {key: [record[key] for record in records if key in record] for key in keys}
+    return {key: sum(values) / len(values) for key, values in found.items()}
 
 
 def _note(folder: Path, record: dict[str, Any]) -> None:

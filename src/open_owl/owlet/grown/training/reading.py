@@ -28,6 +28,7 @@ NO_WORD = -1
 SOFT = 0.6  # the share of conversations whose pictures are told softly
 SPELLED = 0.5  # the share in which written words stand letter by letter
 MADE_UP = 0.5  # the share in which some words are others (`names.py`)
+SHUFFLED = 0.5  # the share in which the things of a scene come in any order
 EMPTY = 0.2  # the chance of a position of pure noise after each fact of a soft picture
 NOISE = 0.5  # the most noise on a soft position, in standard deviations of the embedding table
 
@@ -62,12 +63,13 @@ class Manner:
 
     soft: bool = False
     spelled: bool = False
+    shuffled: bool = False
     names: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def draw_one(cls, rng: random.Random, row: Row) -> "Manner":
         names = made_up_names(rng, row) if rng.random() < MADE_UP else {}
-        return cls(rng.random() < SOFT, rng.random() < SPELLED, names)
+        return cls(rng.random() < SOFT, rng.random() < SPELLED, rng.random() < SHUFFLED, names)
 
 
 PLAIN = Manner()
@@ -101,7 +103,7 @@ def _tell_picture(
 ) -> None:
     head, _, rest = picture.written().rstrip(".").partition(": ")
     facts = rest.split("; ")
-    if isinstance(picture, Scene) and rng.random() < 0.5:
+    if isinstance(picture, Scene) and manner.shuffled:
         rng.shuffle(facts)  # each names its place, so that their order tells nothing
     written = {word for _, word in picture.words} if manner.spelled else set()
     groups = [_groups(fact, written, manner) for fact in facts]

@@ -1,9 +1,5 @@
-"""Owlet from nothing: `python -m open_owl.owlet.grown.training.run OUT --minutes 150`, or `make owlet`.
+"""Owlet's run from its first tower to its report, part by part; what is done is not done again."""
 
-Run again with the same arguments it goes on where it was stopped, part by part and step by step.
-"""
-
-import argparse
 import json
 import platform
 import time
@@ -88,16 +84,3 @@ class _Record:
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(self.facts | {"seconds": self.seconds}, indent=1), encoding="utf-8")
         unfinished.replace(self.path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train Owlet from nothing; run again, it goes on.")
-    parser.add_argument("out", type=Path, help="folder for everything: towers, rows, stages, report.md")
-    parser.add_argument("--minutes", type=float, default=150, help="on two CPU cores (default: 150)")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    print(run(given.out, Plan.for_minutes(given.minutes), given.seed).read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from ..pictures import Picture
 from ..scenes import make_scene, overlapping
 from ..signs import make_signs
 from ..splits import TRAIN, Split
-from .labels import LABELS, UNLABELLED, labels_of, scrambled
+from .labels import LABELS, NOTHING, UNLABELLED, labels_of, scrambled
 from .loop import Course, pretrain
 
 STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
@@ -101,12 +101,13 @@ class DenseHead(nn.Module):
         losses, right = [], {}
         parts = self.linear(features).split(self.sizes, dim=1)
         for name, logits, wanted in zip(LABELS, parts, labels.unbind(1), strict=True):
-            # Letters and values are at few places: told apart from nothing they weigh as much as things do.
-            losses.append(nn.functional.cross_entropy(logits, wanted, ignore_index=UNLABELLED))
-            named = wanted > 0
+            each = nn.functional.cross_entropy(logits, wanted, ignore_index=UNLABELLED, reduction="none")
+            named, empty = wanted > 0, wanted == NOTHING
+            # Letters and values are at few places: apart from nothing, they weigh as much as things do.
+            losses += [each[places].mean() for places in (named, empty) if places.any()]
             if named.any():
                 right[name] = (logits.argmax(1) == wanted)[named].float().mean().item()
-        return torch.stack(losses).nansum(), right
+        return torch.stack(losses).sum(), right
 
 
 class Seer(nn.Module):
