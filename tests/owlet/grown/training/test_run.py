@@ -20,6 +20,7 @@ class Stopped(RuntimeError):
 def small(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path_factory.getbasetemp() / "owlet-cache"))
     monkeypatch.setattr(llm, "ROWS", 4)
+    monkeypatch.setattr(llm, "PAPER_ROWS", 2)
     monkeypatch.setattr(vision, "PICTURES", 4)
 
 
