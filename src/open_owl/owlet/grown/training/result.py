@@ -34,11 +34,13 @@ def verdict(report: Report) -> list[str]:
     scores = held_out(report)
     overall = sum(scores.values()) / len(scores)
     weak = [f"{ability} {share:.0%}" for ability, share in scores.items() if share < WANTED_EACH]
+    invented = (
+        f"{report.invented:.1%} of {report.probes} things" if report.probes else "not asked about things"
+    )
     return [
         f"- held-out combinations: {overall:.1%} overall, {WANTED_OVERALL:.0%} wanted",
         f"- below {WANTED_EACH:.0%}: {', '.join(weak) or 'none'}",
-        f"- invented: {report.invented:.1%} of {report.probes} things that are not there; at most "
-        f"{MOST_INVENTED:.0%} wanted",
+        f"- invented: {invented} that are not there; at most {MOST_INVENTED:.0%} wanted",
         f"- yes among the answers to yes-no questions: {report.yes_ratio:.0%}, right would be "
         f"{report.yes_truth:.0%}",
     ]
