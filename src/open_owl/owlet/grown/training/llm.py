@@ -13,8 +13,6 @@ from ...tokenizer import BOS, EOS, PAD
 from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import TRAIN, Split
-from .copying import ABILITY as COPIES
-from .copying import MOST_WORDS, make_copies
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
@@ -22,7 +20,6 @@ from .transcripts import ABILITY as TRANSCRIPT
 from .transcripts import make_transcript
 
 WIDTH, LAYERS, HEADS, MLP = 192, 4, 4, 512
-SPREAD = 0.03  # of the first weights; copying begins sooner than with 1 / sqrt(width) = 0.072 (docs/LOG.md)
 ROWS = 32  # conversations a step
 PAPER_ROWS = 100  # of each ability, to look at how well it reads
 GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
@@ -36,7 +33,7 @@ WEIGHTS: dict[str, float] = {
 
 # The first share of the steps is for copying what stands there, in plain words: what all reading is made of.
 COPYING = 0.08
-COPYING_WEIGHTS: dict[str, float] = {COPIES: 5, TRANSCRIPT: 2, "description": 2, "visual": 1}
+COPYING_WEIGHTS: dict[str, float] = {TRANSCRIPT: 4, "description": 3, "visual": 2, "text_only": 1}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -49,7 +46,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=HEADS,
-            initializer_range=SPREAD,
+            initializer_range=WIDTH**-0.5,
             max_position_embeddings=LONGEST_CONTEXT,
             tie_word_embeddings=True,
             pad_token_id=ids[PAD],
@@ -72,21 +69,20 @@ class Reader:
 
     def _draw_group(self, number: int) -> list[list[Told]]:
         rng = random.Random(f"owlet reads {self.seed} {number}")
-        copied = number * GROUP / (COPYING * self.steps)  # of what is for copying, the share that is done
-        rows = sorted((self._told(rng, copied) for _ in range(GROUP * ROWS)), key=len)
+        copies = number * GROUP < COPYING * self.steps
+        rows = sorted((self._told(rng, copies) for _ in range(GROUP * ROWS)), key=len)
         batches = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
         rng.shuffle(batches)
         return batches
 
-    def _told(self, rng: random.Random, copied: float) -> Told:
-        weights = COPYING_WEIGHTS if copied < 1 else WEIGHTS
+    def _told(self, rng: random.Random, copies: bool) -> Told:
+        weights = COPYING_WEIGHTS if copies else WEIGHTS
         ability = rng.choices(list(weights), list(weights.values()))[0]
-        if ability == COPIES:
-            row = make_copies(rng, 1 + round(MOST_WORDS * copied))
-        else:
-            row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, TRAIN)
+        row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, TRAIN)
         manner = Manner.draw_one(rng, row)
-        return tell(rng, self.ids, row, manner if copied >= 1 else Manner(names=manner.names))
+        return tell(
+            rng, self.ids, row, Manner(shuffled=manner.shuffled, names=manner.names) if copies else manner
+        )
 
 
 def answer_logits(model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float) -> tuple[Tensor, Tensor]:

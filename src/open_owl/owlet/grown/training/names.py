@@ -15,7 +15,7 @@ STAND_INS = tuple(dict.fromkeys(word for words in WRITTEN.values() for word in w
 RENAMED = 0.5  # of the things and colours of a conversation that has made-up names
 
 # Rows whose answers follow from what a name means, and tasks whose answers follow from its letters.
-_MEANT = ("knowledge", "text_only", "german", "copying")
+_MEANT = ("knowledge", "text_only", "german")
 _BY_LETTER = ("spell", "first_letter", "word_length", "longer_word", "things_and_letters")
 
 
