@@ -7,10 +7,16 @@ LMMS := .venv-lmms
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test test-all test-lmms lint docs
+OWLET := runs/owlet
+
+.PHONY: demo owlet test test-all test-lmms lint docs
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/owl quickstart
+
+# Owlet from nothing, in 150 minutes on two CPU cores; stopped and begun again it goes on.
+owlet: $(VENV)/.installed-demo
+	$(BIN)/python -m open_owl.owlet.grown.train $(OWLET)
 
 # The tests of the server and the rating page in a process of their own: a worker that reads data looks at every object there is when it starts,
 # and the libraries of the web bring so many that it takes seconds.

@@ -223,6 +223,7 @@ def abstractor_config(
         # The released 0.02 at width 1024; a narrower layer needs larger weights for the same activations.
         initializer_range=round(0.02 * math.sqrt(PAPER_WIDTH / width), 4),
         position_grid=eyes.grid,
+        tells_frames=eyes.grid is not None,
     )
 
 

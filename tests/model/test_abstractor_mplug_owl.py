@@ -111,6 +111,18 @@ def test_patches_of_a_map_are_told_their_places_and_frames_share_them() -> None:
     torch.testing.assert_close(abstractor(frames.flatten(0, 1)[None])[0], wanted, atol=1e-10, rtol=1e-10)
 
 
+@torch.no_grad()
+def test_the_order_of_frames_is_seen_where_they_are_told_and_a_picture_stays_as_it_was() -> None:
+    deaf = shaken(build(position_grid=[2, 3]))
+    told = build(position_grid=[2, 3], tells_frames=True).eval()
+    told.load_state_dict(deaf.state_dict())
+    frames = torch.randn(1, 3, 6, WIDTH)
+    forth, back = frames.flatten(1, 2), frames.flip(1).flatten(1, 2)
+    torch.testing.assert_close(deaf(forth, is_video=True), deaf(back, is_video=True), atol=1e-4, rtol=1e-4)
+    assert (told(forth, is_video=True) - told(back, is_video=True)).abs().max() > 1e-2
+    torch.testing.assert_close(told(frames[:, 0]), deaf(frames[:, 0]))
+
+
 def test_a_map_of_another_size_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"9 patches but 6 positions \(\[2, 3\] grid\)"):
         build(position_grid=[2, 3])(torch.randn(1, 9, WIDTH))

@@ -98,7 +98,7 @@ def test_a_video_is_read_by_the_abstractor_as_the_patches_of_all_its_frames(
     seen = model.get_video_features(videos).pooler_output
     for video in range(2):
         patches = model.get_image_features(videos[video]).last_hidden_state  # [frames, patches, width]
-        alone = model.model.abstractor(patches.flatten(0, 1).unsqueeze(0))[0]
+        alone = model.model.abstractor(patches.flatten(0, 1).unsqueeze(0), is_video=True)[0]
         torch.testing.assert_close(seen[video], alone, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)
 

@@ -126,7 +126,7 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
 
     def forward(self, patches: torch.Tensor, is_video: bool = False) -> torch.Tensor:
         """patches: [images, patches, encoder width]; of a video, the patches of all its frames in order."""
-        patches = self._place(patches)
+        patches = self._place(patches, is_video)
         queries = self.query_tokens
         if is_video and self.config.temporal_queries:
             queries = torch.cat([queries, self.temporal_query_tokens], dim=1)
@@ -142,8 +142,8 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
             tokens = tokens + self.temporal_visual_fc(queries[:, count:])
         return torch.cat([tokens, self.vit_eos.to(tokens.dtype).expand(tokens.shape[0], -1, -1)], dim=1)
 
-    def _place(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches in the abstractor's own width, told where they lie if their encoder does not say."""
+    def _place(self, patches: torch.Tensor, is_video: bool) -> torch.Tensor:
+        """Patches in the abstractor's own width, told their place and frame if the encoder does not tell."""
         if self.input_proj is not None:
             patches = self.input_proj(patches)
         if self.position_embedding is None:
@@ -155,7 +155,18 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
                 "resize the pictures to the size this checkpoint was composed for"
             )
         frames = patches.shape[1] // positions
-        return patches + self.position_embedding.to(patches.dtype).repeat(1, frames, 1)
+        places = self.position_embedding.repeat(1, frames, 1)
+        if is_video and self.config.tells_frames:
+            numbers = frame_code(frames, self.config.hidden_size).to(places.device)
+            places = places + numbers.repeat_interleave(positions, dim=1)
+        return patches + places.to(patches.dtype)
+
+
+def frame_code(frames: int, width: int) -> torch.Tensor:
+    """A fixed sine-cosine code of each frame's number [1, frames, width], waves of 6 to 600 frames."""
+    waves = torch.logspace(0, -2, (width + 1) // 2, dtype=torch.float64)
+    angles = torch.arange(frames, dtype=torch.float64)[:, None] * waves[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[None, :, :width].float()
 
 
 def sine_cosine_grid(rows: int, columns: int, width: int) -> torch.Tensor:

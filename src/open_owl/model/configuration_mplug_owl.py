@@ -35,6 +35,8 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
         encoder_hidden_size: width of the vision encoder's patches.
         position_grid: [rows, columns] of the encoder's map, for an encoder that gives no sense of place (a
             convolutional one): a learned 2-D position embedding is then added to the patches. None: none is.
+        tells_frames: with a `position_grid`, patches of a video are also told which frame they are of;
+            without, the order of the frames cannot be seen.
         temporal_queries: a second set of queries for videos, as the released video checkpoint has.
     """
 
@@ -50,6 +52,7 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float = 0.0
     initializer_range: float = 0.02
     position_grid: list[int] | None = None
+    tells_frames: bool = False
     temporal_queries: bool = False
 
 

@@ -9,14 +9,14 @@ from .rows import Grader
 from .words import NUMBERS
 
 # The units of text: a word, a digit, a mark. A tokenizer of one token a unit can say everything.
-_PIECE = re.compile(r"[a-zäöüß]+|\d|[^\w\s]")
+PIECE = re.compile(r"[a-zäöüß]+|\d|[^\w\s]")
 _ARTICLES = ("a", "an", "the")
 _YES, _NO = ("yes", "ja"), ("no", "nein")
 
 
 def pieces(text: str) -> list[str]:
     """The words, digits and marks of a text, lower-cased."""
-    return _PIECE.findall(text.lower())
+    return PIECE.findall(text.lower())
 
 
 def is_right(grader: Grader, answer: str, given: str) -> bool:

@@ -126,7 +126,8 @@ def written_twin(row: Row) -> Row:
     for turn in row.turns:
         own = row.pictures[told : told + turn.pictures]
         told += turn.pictures
-        turns.append(replace(turn, pictures=0, prefix=" ".join(picture.written() for picture in own)))
+        prefix = " ".join([*(picture.written() for picture in own), turn.prefix]).strip()
+        turns.append(replace(turn, pictures=0, prefix=prefix))
     return Row(row.ability, tuple(turns))
 
 

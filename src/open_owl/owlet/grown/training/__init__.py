@@ -1,0 +1,1 @@
+"""From nothing to Owlet: towers that read and see, then both stages. Start at `run.py`."""

@@ -1,0 +1,156 @@
+"""Owlet's language model, pretrained on text alone to read what is told in its context."""
+
+import random
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ...tokenizer import BOS, EOS, PAD
+from ..registry import ABILITIES, make_row
+from ..rows import Row
+from ..splits import TRAIN, Split
+from .loop import Course, pretrain
+from .reading import IGNORED, Manner, Told, collate, embed, tell
+from .tokenizer import LONGEST_CONTEXT, build_tokenizer
+from .transcripts import ABILITY as TRANSCRIPT
+from .transcripts import make_transcript
+
+WIDTH, LAYERS, HEADS, MLP = 192, 4, 4, 512
+ROWS = 32  # conversations a step
+PAPER_ROWS = 100  # of each ability, to look at how well it reads
+GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
+
+# How often each ability is asked, in parts: more often what is harder to read.
+WEIGHTS: dict[str, float] = {
+    "description": 2, "visual": 5, "scene_text": 2, "documents": 4, "charts": 3, "several": 4, "video": 3,
+    "knowledge": 2, "reasoning": 3, "dialogue": 3, "instructions": 2, "text_only": 3, "german": 2,
+    TRANSCRIPT: 3,
+}  # fmt: skip
+
+# The first share of the steps is for copying what stands there, in plain words: what all reading is made of.
+COPYING = 0.08
+COPYING_WEIGHTS: dict[str, float] = {TRANSCRIPT: 4, "description": 3, "visual": 2, "text_only": 1}
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    ids = tokenizer.get_vocab()
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=MLP,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            initializer_range=WIDTH**-0.5,
+            max_position_embeddings=LONGEST_CONTEXT,
+            tie_word_embeddings=True,
+            pad_token_id=ids[PAD],
+            bos_token_id=ids[BOS],
+            eos_token_id=ids[EOS],
+        )
+    )
+
+
+class Reader:
+    """Draws batches of told conversations of the training side; a step's depends on its number alone."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
+        self.ids = tokenizer.get_vocab()
+        self.seed, self.steps = seed, steps
+        self._group = lru_cache(maxsize=1)(self._draw_group)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        return collate(self._group(step // GROUP)[step % GROUP])
+
+    def _draw_group(self, number: int) -> list[list[Told]]:
+        rng = random.Random(f"owlet reads {self.seed} {number}")
+        copies = number * GROUP < COPYING * self.steps
+        rows = sorted((self._told(rng, copies) for _ in range(GROUP * ROWS)), key=len)
+        batches = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+        rng.shuffle(batches)
+        return batches
+
+    def _told(self, rng: random.Random, copies: bool) -> Told:
+        weights = COPYING_WEIGHTS if copies else WEIGHTS
+        ability = rng.choices(list(weights), list(weights.values()))[0]
+        row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, TRAIN)
+        manner = Manner.draw_one(rng, row)
+        return tell(
+            rng, self.ids, row, Manner(shuffled=manner.shuffled, names=manner.names) if copies else manner
+        )
+
+
+def answer_logits(model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float) -> tuple[Tensor, Tensor]:
+    """Logits of the supervised tokens [tokens, vocabulary], and the tokens [tokens]."""
+    states = model.model(inputs_embeds=embed(model.model.embed_tokens, batch, noise))[0]
+    labels = batch["labels"][:, 1:]
+    chosen = labels != IGNORED
+    return model.lm_head(states[:, :-1][chosen]), labels[chosen]
+
+
+def train_llm(folder: Path, course: Course) -> Path:
+    """Pretrains the language model in `folder`; gives the checkpoint's folder, `folder`/checkpoint."""
+    torch.manual_seed(course.seed)
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    reader, papers = Reader(tokenizer, course.seed, course.steps), reading_papers(PAPER_ROWS)
+
+    def learn(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = reader.batch(step)
+        logits, wanted = answer_logits(model, batch, noise=0.5)
+        right = (logits.argmax(-1) == wanted).float().mean().item()
+        tokens = float((batch["words"][:, :, 0] >= 0).sum())
+        return torch.nn.functional.cross_entropy(logits, wanted), {"right": right, "tokens": tokens}
+
+    def look() -> dict[str, float]:
+        return {f"reads {name}": share for name, share in examine(model, reader.ids, papers).items()}
+
+    pretrain(folder, model, course, learn, look)
+    return _save(model, tokenizer, folder / "checkpoint")
+
+
+def reading_papers(rows: int) -> dict[str, list[Row]]:
+    """Rows of combinations that training does not have: of each ability, its first hold-out but phrasing."""
+    papers = {}
+    for name, ability in ABILITIES.items():
+        rng = random.Random(f"owlet reading paper {name}")
+        split = Split(next((h for h in ability.hold_outs if h in ("pair", "word")), None))
+        papers[name] = [make_row(rng, name, split) for _ in range(rows)]
+    return papers
+
+
+@torch.no_grad()
+def examine(
+    model: LlamaForCausalLM, ids: dict[str, int], papers: dict[str, list[Row]], manner: Manner | None = None
+) -> dict[str, float]:
+    """Share of answers whose every token is told right after the right ones before, by ability and `all`."""
+    model.eval()
+    marks: defaultdict[str, list[bool]] = defaultdict(list)
+    for name, rows in papers.items():
+        rng = random.Random(name)
+        told = [tell(rng, ids, row, manner or Manner(soft=i % 2 == 1)) for i, row in enumerate(rows)]
+        batch = collate(told)
+        logits, wanted = answer_logits(model, batch, noise=0.0)
+        right = (logits.argmax(-1) == wanted).tolist()
+        answer: list[bool] = []
+        for one, token in zip(right, wanted.tolist(), strict=True):
+            answer.append(one)
+            if token == ids[EOS]:
+                marks[name].append(all(answer))
+                answer = []
+    model.train()
+    scores = {name: sum(found) / len(found) for name, found in marks.items()}
+    return scores | {"all": sum(scores.values()) / len(scores)}
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    """An ordinary checkpoint folder, weights in float16."""
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,143 @@
+"""The pretraining loop of both towers: resumable, and the same whether or not it was stopped.
+
+Everything that is drawn for a step depends on the seed and on the step's number alone, so what is saved is
+the weights, the optimiser and the number.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LOG = "log.jsonl"
+_STATE = "state.pt"
+WARM_UP = 100  # steps
+
+Learn = Callable[[int], tuple[Tensor, dict[str, float]]]
+Look = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast a tower learns; `look_every` and `save_every` in steps."""
+
+    steps: int
+    peak: float
+    seed: int = 0
+    weight_decay: float = 0.02
+    log_every: int = 50
+    save_every: int = 500
+    look_every: int = 1000
+
+
+def learning_rate(step: int, course: Course) -> float:
+    """A linear warm-up, then a cosine to a fiftieth of the peak."""
+    warm_up = min(WARM_UP, course.steps // 10 + 1)
+    if step < warm_up:
+        return course.peak * (step + 1) / warm_up
+    done = (step - warm_up) / max(1, course.steps - warm_up)
+    return course.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look: Look) -> None:
+    """Runs `course` from its start, or from what `folder` holds of it.
+
+    Args:
+        folder: for the log, one JSON a line, and the state that a later call goes on from.
+        model: all parameters that learn.
+        learn: the loss of a step by its number, and what the log tells beside it.
+        look: scores on rows that are not learned from.
+
+    Raises:
+        ValueError: `folder` holds the state of another course.
+        FloatingPointError: the loss is no finite number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), course.peak, betas=(0.9, 0.98), weight_decay=course.weight_decay, fused=True
+    )
+    step, seconds = _resume(folder, model, optimizer, course)
+    begun = time.perf_counter() - seconds
+    since_log: list[dict[str, float]] = []
+    while step < course.steps:
+        torch.manual_seed(course.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, course)
+        loss, told = learn(step)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"{folder.name}: the loss of step {step} is {loss.item()}; lower `peak`")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        last = step == course.steps
+        since_log.append({"loss": loss.item(), **told})
+        record: dict[str, Any] = {}
+        if step % course.log_every == 0 or last:
+            record = {"step": step, **_means(since_log)}
+            since_log.clear()
+        if step % course.look_every == 0 or last:
+            record = {"step": step, **record, **look()}
+        seconds = time.perf_counter() - begun
+        if record:
+            _note(folder, record | {"seconds": round(seconds, 1)})
+        if step % course.save_every == 0 or last:
+            _save(folder, model, optimizer, course, step, seconds)
+
+
+def _means(records: list[dict[str, float]]) -> dict[str, float]:
+    """Of every key its mean over the records that have it."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    found = {key: [record[key] for record in records if key in record] for key in keys}
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def _note(folder: Path, record: dict[str, Any]) -> None:
+    line = json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in record.items()})
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        log.write(line + "\n")
+    print(folder.name, line, flush=True)
+
+
+def _save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    course: Course,
+    step: int,
+    seconds: float,
+) -> None:
+    """The state appears when it is whole."""
+    unfinished = folder / f"{_STATE}.part"
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "course": vars(course), "step": step, "seconds": seconds}, unfinished)
+    unfinished.replace(folder / _STATE)
+
+
+def _resume(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course
+) -> tuple[int, float]:
+    """Puts a saved state in place; its step and the seconds that it took."""
+    log = folder / LOG
+    if not (folder / _STATE).is_file():
+        log.unlink(missing_ok=True)
+        return 0, 0.0
+    state = torch.load(folder / _STATE, weights_only=True)
+    if state["course"] != vars(course):
+        raise ValueError(
+            f"{folder} holds a run of {state['course']}, not of {vars(course)}; "
+            "give another folder or delete it"
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= state["step"]]  # the rest comes again
+    log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return state["step"], state["seconds"]

@@ -1,0 +1,114 @@
+"""Both stages of Owlet as any user has them: rows in files, a recipe, and `open_owl.train`."""
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..registry import ABILITIES, stream
+from ..rows import Row, write_tar
+from ..splits import TRAIN
+from .plan import CONVERSATIONS, Plan
+from .transcripts import make_transcript
+
+ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads": 6}
+DESCRIBED = 0.35  # the share of stage 1 that is asked for a description; the rest writes all that is there
+
+# How often each ability is asked in stage 2, of pictures and of text alone.
+SEEN_WEIGHTS: dict[str, float] = {
+    name: ability.weight for name, ability in ABILITIES.items() if name not in ("knowledge", "text_only")
+}
+TEXT_WEIGHTS: dict[str, float] = {"text_only": 3, "knowledge": 2, "german": 1}
+
+
+def captions(seed: int) -> Iterator[Row]:
+    """Pictures and all that is in them: what stage 1 learns from."""
+    described = stream(f"{seed} captions", {"description": 1})
+    rng = random.Random(f"owlet captions {seed}")
+    while True:
+        yield next(described) if rng.random() < DESCRIBED else make_transcript(rng, TRAIN)
+
+
+def seen(seed: int) -> Iterator[Row]:
+    """Talk about pictures of every ability."""
+    return (row for row in stream(f"{seed} seen", SEEN_WEIGHTS) if row.pictures)
+
+
+def text(seed: int) -> Iterator[Row]:
+    """Talk without pictures: word games, sums, facts, German."""
+    return (row for row in stream(f"{seed} text", TEXT_WEIGHTS) if not row.pictures)
+
+
+def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Path:
+    """Writes the rows of both stages and their recipe into `out`; what is there already stays.
+
+    Args:
+        towers: the checkpoints' folders, as `compose` takes them: "vision" and "llm".
+    """
+    data = out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, rows in (("captions", captions(seed)), ("seen", seen(seed)), ("text", text(seed))):
+        paths[name] = data / f"{name}.tar"
+        if not paths[name].is_file():
+            write_tar(paths[name], itertools.islice(rows, plan.rows))
+    recipe = {
+        "model": {"compose": towers | ABSTRACTOR},
+        "output_dir": str(out / "stages"),
+        "seed": seed,
+        "stages": [_stage1(plan, paths), _stage2(plan, paths)],
+    }
+    path = out / "owlet.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _stage1(plan: Plan, paths: dict[str, Path]) -> dict[str, Any]:
+    """The encoder, gently, and a fresh abstractor tell a frozen language model what is there."""
+    return {
+        "name": "stage1",
+        "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
+        "data": {"sources": [str(paths["captions"])]},
+        "optimizer": _optimizer(2e-3, {"vision_model": 3e-5}),
+        **_course(plan.stage1),
+    }
+
+
+def _stage2(plan: Plan, paths: dict[str, Path]) -> dict[str, Any]:
+    """The abstractor and adapters of the language model, half text, half pictures in every update."""
+    return {
+        "name": "stage2",
+        "learns": {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"},
+        "lora": {"rank": 16, "alpha": 32, "dropout": 0, "targets": "all-linear"},
+        "data": {
+            "sources": [str(paths["seen"]), {"path": str(paths["text"]), "text_only": True}],
+            "half_text_half_multimodal": True,
+        },
+        "optimizer": _optimizer(1e-3, {"language_model": 1e-3}),
+        **_course(plan.stage2),
+    }
+
+
+def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
+    return {
+        "learning_rate": rate,
+        "learning_rate_by_part": by_part,
+        "betas": [0.9, 0.98],
+        "weight_decay": 0.05,
+        "max_gradient_norm": 1.0,
+    }
+
+
+def _course(steps: int) -> dict[str, Any]:
+    return {
+        "schedule": {"shape": "cosine", "warmup_steps": min(100, steps // 10)},
+        "steps": steps,
+        "conversations_per_update": CONVERSATIONS,
+        "tokens_per_step": 4096,
+        "max_tokens": 1024,
+        "log_every_steps": 10,
+        "save_every_steps": 200,
+    }

@@ -1,0 +1,35 @@
+"""All that a picture holds, told in its own words: what a model copies that reads, and writes that sees.
+
+Words that are made of any letters (`labels.scrambled`) are told letter by letter, so that an encoder's
+letters reach the language model as letters and not only as the words that training has.
+"""
+
+import random
+
+from ..graders import pieces
+from ..pictures import Picture
+from ..rows import Row, Turn, about
+from ..splits import Phrase, Split
+from ..vocabulary import vocabulary
+from .labels import scrambled
+from .vision import SORTS, make_picture
+
+ABILITY = "transcript"
+REQUEST = "write all that is in the picture."
+SCRAMBLED = 0.5
+_KNOWN = frozenset(vocabulary())
+
+
+def make_transcript(rng: random.Random, split: Split) -> Row:
+    """A picture of any sort and what `written` says of it."""
+    sort = rng.choices(list(SORTS), list(SORTS.values()))[0]
+    picture: Picture = make_picture(rng, split, sort)
+    if rng.random() < SCRAMBLED:
+        picture = scrambled(rng, picture)
+    answer = " ".join(letters_of_unknown(pieces(picture.written())))
+    return about(ABILITY, [picture], [Turn(ABILITY, Phrase(REQUEST, REQUEST), answer)])
+
+
+def letters_of_unknown(words: list[str]) -> list[str]:
+    """The words, those that no token stands for letter by letter."""
+    return [piece for word in words for piece in ([word] if word in _KNOWN else word)]

@@ -1,0 +1,169 @@
+"""Owlet's vision encoder, pretrained on pictures alone to tell what is at each of their places.
+
+No sentence is used, and the linear layer that tells is thrown away.
+"""
+
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
+
+from ..canvas import SIDE
+from ..charts import make_bars, make_line
+from ..paper import make_form, make_receipt, make_table
+from ..pictures import Picture
+from ..scenes import make_scene, overlapping
+from ..signs import make_signs
+from ..splits import TRAIN, Split
+from .labels import LABELS, NOTHING, UNLABELLED, labels_of, scrambled
+from .loop import Course, pretrain
+
+STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
+PICTURES = 32  # a step
+MEAN, SPREAD = 0.8, 0.3
+
+# The share of the pictures of things whose colour cannot be seen, or nothing but colour: so kinds are learned
+# apart from colours and colours apart from kinds, and both hold for a new pair.
+GREY, BLURRED = 0.4, 0.15
+SCRAMBLED = 0.6  # the share of pictures whose words are made of any letters
+
+# How often each sort of picture is drawn, in parts.
+SORTS = {"things": 5, "overlap": 1, "signs": 3, "receipt": 2, "form": 1, "table": 1.5, "bars": 1, "line": 1}
+
+
+def make_picture(rng: random.Random, split: Split, sort: str) -> Picture:
+    makers = {"overlap": overlapping, "receipt": make_receipt, "form": make_form, "table": make_table}
+    makers |= {"bars": make_bars, "line": make_line}
+    if sort == "things":
+        return make_scene(rng, split, counts=(2, 4, 6, 9))
+    if sort == "signs":
+        return make_signs(rng, split, rng.choice((1, 2)))
+    return makers[sort](rng, split)
+
+
+def draw_batch(rng: random.Random, size: int, split: Split = TRAIN) -> tuple[Tensor, Tensor]:
+    """Pictures [size, 3, 96, 96] as the image processor gives them, and labels [size, labels, 12, 12]."""
+    drawn, labels = [], []
+    for _ in range(size):
+        sort = rng.choices(list(SORTS), list(SORTS.values()))[0]
+        picture = make_picture(rng, split, sort)
+        if split == TRAIN and rng.random() < SCRAMBLED:
+            picture = scrambled(rng, picture)
+        image, told = picture.draw(), labels_of(picture)
+        if split == TRAIN and sort in ("things", "overlap"):
+            image, told = _part_hidden(rng, image, told)
+        drawn.append(np.asarray(image))
+        labels.append(told)
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float()
+    return (pixels / 255 - MEAN) / SPREAD, torch.from_numpy(np.stack(labels))
+
+
+def _part_hidden(
+    rng: random.Random, image: Image.Image, labels: np.ndarray
+) -> tuple[Image.Image, np.ndarray]:
+    """The picture as it is, in grey without its colours' labels, or as a blur with these alone."""
+    color = list(LABELS).index("color")
+    chance = rng.random()
+    if chance < GREY:
+        labels[color] = UNLABELLED
+        return image.convert("L").convert("RGB"), labels
+    if chance < GREY + BLURRED:
+        kept = labels[color].copy()
+        labels[:] = UNLABELLED
+        labels[color] = kept
+        return image.reduce(8).resize(image.size, Image.Resampling.BILINEAR), labels
+    return image, labels
+
+
+def build_encoder() -> ResNetModel:
+    """A small ResNet: a stem to a quarter of the side, one stage there and one at an eighth."""
+    config = ResNetConfig(
+        embedding_size=STEM, hidden_sizes=list(WIDTHS), depths=list(DEPTHS), layer_type="basic"
+    )
+    return ResNetModel(config)
+
+
+class DenseHead(nn.Module):
+    """One linear layer from a place's features to all labels of that place."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = [len(names) + 1 for names in LABELS.values()]
+        self.linear = nn.Conv2d(width, sum(self.sizes), 1)
+
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Loss, and of each label the share of the places that have one which are told right."""
+        losses, right = [], {}
+        parts = self.linear(features).split(self.sizes, dim=1)
+        for name, logits, wanted in zip(LABELS, parts, labels.unbind(1), strict=True):
+            each = nn.functional.cross_entropy(logits, wanted, ignore_index=UNLABELLED, reduction="none")
+            named, empty = wanted > 0, wanted == NOTHING
+            # Letters and values are at few places: apart from nothing, they weigh as much as things do.
+            losses += [each[places].mean() for places in (named, empty) if places.any()]
+            if named.any():
+                right[name] = (logits.argmax(1) == wanted)[named].float().mean().item()
+        return torch.stack(losses).sum(), right
+
+
+class Seer(nn.Module):
+    """The encoder with the layer that tells what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = build_encoder()
+        self.head = DenseHead(WIDTHS[-1])
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        return self.head(self.encoder(pixels).last_hidden_state, labels)
+
+
+def train_vision(folder: Path, course: Course) -> Path:
+    """Pretrains the encoder in `folder`; gives the checkpoint's folder, `folder`/checkpoint."""
+    torch.manual_seed(course.seed)
+    seer = Seer().train()
+
+    def learn(step: int) -> tuple[Tensor, dict[str, float]]:
+        return seer(*draw_batch(random.Random(f"owlet sees {course.seed} {step}"), PICTURES))
+
+    def look() -> dict[str, float]:
+        return {f"{hold_out} {name}": share for hold_out in ("pair", "word")
+                for name, share in examine(seer, Split(hold_out)).items()}  # fmt: skip
+
+    pretrain(folder, seer, course, learn, look)
+    return _save(seer.encoder, folder / "checkpoint")
+
+
+@cache
+def _paper(split: Split, pictures: int) -> tuple[Tensor, Tensor]:
+    return draw_batch(random.Random("owlet seeing paper"), pictures, split)
+
+
+@torch.no_grad()
+def examine(seer: Seer, split: Split, pictures: int = 200) -> dict[str, float]:
+    """Share of places told right on pictures of held-out combinations, by label."""
+    seer.eval()
+    _, right = seer(*_paper(split, pictures))
+    seer.train()
+    return right
+
+
+def _save(encoder: ResNetModel, folder: Path) -> Path:
+    """An ordinary checkpoint folder, weights in float16, with its image processor."""
+    state = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in encoder.state_dict().items()
+    }
+    encoder.save_pretrained(folder, state_dict=state)
+    processor = CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        do_center_crop=False,
+        image_mean=[MEAN] * 3,
+        image_std=[SPREAD] * 3,
+    )
+    processor.save_pretrained(folder)
+    return folder

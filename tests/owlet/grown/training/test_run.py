@@ -1,0 +1,109 @@
+"""Owlet's training in seconds: far too short to learn, long enough to go the whole way and be stopped."""
+
+import json
+
+import pytest
+import torch
+
+from open_owl.owlet.grown.training import llm, run, vision
+from open_owl.owlet.grown.training.loop import Course, pretrain
+from open_owl.owlet.grown.training.plan import SHARES, Plan
+
+TINY = Plan(llm=2, vision=2, stage1=2, stage2=2, rows=40, questions=1)
+
+
+class Stopped(RuntimeError):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path_factory.getbasetemp() / "owlet-cache"))
+    monkeypatch.setattr(llm, "ROWS", 4)
+    monkeypatch.setattr(llm, "PAPER_ROWS", 2)
+    monkeypatch.setattr(vision, "PICTURES", 4)
+
+
+@pytest.mark.parametrize(("train", "weights"), [(llm.train_llm, "llm"), (vision.train_vision, "vision")])
+def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, tmp_path, monkeypatch):
+    course = Course(steps=6, peak=1e-3, save_every=2, log_every=1, look_every=100)
+    whole = train(tmp_path / "whole", course)
+
+    def stop_in_the_fourth(folder, model, course, learn, look):
+        def learn_or_stop(step):
+            if step == 3:
+                raise Stopped
+            return learn(step)
+
+        pretrain(folder, model, course, learn_or_stop, look)
+
+    module = {"llm": llm, "vision": vision}[weights]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "pretrain", stop_in_the_fourth)
+        with pytest.raises(Stopped):
+            train(tmp_path / "parts", course)
+    parts = train(tmp_path / "parts", course)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    losses = [[json.loads(line)["loss"] for line in log] for log in logs]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+
+
+def test_another_course_in_the_same_folder_is_refused(tmp_path):
+    model = torch.nn.Linear(2, 1)
+
+    def learn(step):
+        return model(torch.ones(1, 2)).sum(), {}
+
+    pretrain(tmp_path, model, Course(steps=2, peak=1e-3), learn, dict)
+    with pytest.raises(ValueError, match="give another folder"):
+        pretrain(tmp_path, model, Course(steps=3, peak=1e-3), learn, dict)
+
+
+def test_a_loss_that_is_no_number_stops_the_course_before_the_weights_change(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="step 0"):
+        pretrain(
+            tmp_path,
+            model,
+            Course(steps=2, peak=1e-3),
+            lambda step: (model.weight.sum() * torch.nan, {}),
+            dict,
+        )
+    assert torch.equal(model.weight, before)
+
+
+def test_minutes_are_shared_out_and_all_of_them_leave_room_for_rows_and_exam():
+    assert sum(SHARES.values()) <= 0.96
+    short, long = Plan.for_minutes(15), Plan.for_minutes(150)
+    assert long.llm == pytest.approx(10 * short.llm, rel=0.01)
+    assert long.questions == 50
+    with pytest.raises(ValueError, match="at least 1"):
+        Plan.for_minutes(0.001)
+
+
+def test_the_whole_way_ends_in_a_report_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    out = tmp_path / "owlet"
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "draw_exam", _stop)
+        with pytest.raises(Stopped):
+            run.run(out, TINY)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    assert len(stamps) == 3
+    report = run.run(out, TINY).read_text(encoding="utf-8")
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}
+    for told in ("held-out combinations", "Pictures shown: none", "| scene_text |", "| stages |"):
+        assert told in report
+    record = json.loads((out / "run.json").read_text())
+    assert set(record["seconds"]) == {"llm", "vision", "rows", "stages", "exam"}
+    assert record["versions"]["torch"]
+    weights = sum(path.stat().st_size for path in out.rglob("checkpoint/model.safetensors"))
+    assert weights < 24_000_000
+    with pytest.raises(ValueError, match="give another folder"):
+        run.run(out, TINY, seed=1)
+
+
+def _stop(*_):
+    raise Stopped
