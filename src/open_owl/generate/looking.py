@@ -37,7 +37,7 @@ def attention_maps(model: MplugOwlForConditionalGeneration, pixel_values: torch.
     abstractor = model.model.abstractor
     patches = model.model.read_patches(pixel_values.to(model.device))
     rows, columns = patch_grid(model, patches.shape[1], *pixel_values.shape[-2:])
-    patches = abstractor._place(patches)
+    patches = abstractor._place(patches, is_video=False)
     queries = abstractor.query_tokens.to(patches.dtype).expand(patches.shape[0], -1, -1)
     weights = torch.zeros((), device=patches.device)
     for layer in abstractor.layers:
