@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.evaluate.browser import CHROMIUM, DRIVER, Keys, Rater
+from tests.chromium import Keys
+from tests.evaluate.browser import Rater
 from tests.evaluate.sets import make_answers, make_set
 from tests.serve.scripted import running
 
@@ -20,10 +21,7 @@ from open_owl.evaluate.store import RatingStore
 from open_owl.owlet.drawing import draw
 from open_owl.owlet.world import Scene, Thing
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -144,7 +142,7 @@ def test_it_can_be_read_and_used_in_the_light_in_the_dark_and_on_a_phone(browse,
         ada = browse(url, width=390 if look == "phone" else 1280, dark=look == "dark")
         ada.until(lambda: ada.all("#name")[0].is_displayed())
         assert ada.serious_findings() == []
-        ada.photograph(f"start-{look}")
+        ada.photograph(f"rate-start-{look}")
         ada.begin("Ada")
         ada.rate_screen("acb")
         ada.press("a")
@@ -153,7 +151,7 @@ def test_it_can_be_read_and_used_in_the_light_in_the_dark_and_on_a_phone(browse,
             ada.driver.execute_script("window.scrollTo(0, 0)")
         assert ada.serious_findings() == []
         assert ada.fits_the_screen()
-        ada.photograph(look)
+        ada.photograph(f"rate-{look}")
         ada.press("b", "d")
         ada.until(lambda: ada.all("#thanks")[0].is_displayed())
         assert ada.serious_findings() == []

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,22 +88,17 @@ def test_an_earlier_explanation_is_replaced_and_anything_else_is_kept(tmp_path) 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed")
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_shows_the_word_that_has_the_focus_and_passes_axe(tmp_path, dark) -> None:
-    pytest.importorskip("selenium", reason="selenium drives the browser")
-    axe = pytest.importorskip("axe_core_python.base", reason="axe-core-python brings the rules")
-    from selenium.webdriver.common.keys import Keys
+    from tests.chromium import Keys
     from tests.evaluate.browser import Rater
 
     explanation = explained()
     explanation.words[1].falls[0, 3, 3] = 9.0
     page = write_explanation(explanation, "what?", tmp_path / "out")
-    driver = Rater(page.as_uri(), tmp_path / "profile", dark=dark).driver
+    browser = Rater(page.as_uri(), tmp_path / "profile", dark=dark)
+    driver = browser.driver
     try:
         for word in ("an", "<b>owl</b>"):
             driver.switch_to.active_element.send_keys(Keys.TAB)
@@ -113,8 +107,7 @@ def test_the_page_shows_the_word_that_has_the_focus_and_passes_axe(tmp_path, dar
             assert [button.text for button in pressed] == [word]
         stage = driver.find_elements("css selector", ".stage .look")
         assert "picture 1: most at the bottom" in str(stage[0].get_attribute("aria-label"))
-        driver.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-        found = driver.execute_async_script("axe.run().then(result => arguments[0](result.violations))")
+        found = browser.findings()
         assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
     finally:
         driver.quit()

@@ -5,8 +5,6 @@ OWL_SCREENSHOTS=docs/assets keeps pictures of the page in that folder.
 
 import base64
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,22 +16,11 @@ from PIL import Image
 from tests.serve.scripted import ScriptedEngine, running, wait_until
 
 pytest.importorskip("gradio", reason="the chat page needs the extra `serve`")
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser")
-axe = pytest.importorskip("axe_core_python.base", reason="axe-core-python brings the accessibility rules")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+from tests.chromium import Chromium, Keys, webdriver
 
-from open_owl.serve.page import mount_page  # noqa: E402
+from open_owl.serve.page import mount_page
 
-CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
-]
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+pytestmark = pytest.mark.slow
 SECONDS = 60
 
 
@@ -52,42 +39,18 @@ def url(parts, engine, tmp_path_factory) -> Iterator[str]:
             yield url
 
 
-FADING = """return document.getAnimations().some(one => one.playState === 'running' &&
-    one.effect.getKeyframes().some(frame => 'opacity' in frame) &&
-    one.effect.getComputedTiming().endTime !== Infinity)"""
-
-
-class Browser:
+class Browser(Chromium):
     """Chromium on the page, and what a user does with it."""
 
+    seconds = SECONDS
+
     def __init__(self, url: str, profile: Path, width: int = 1200, dark: bool = False):
-        options = webdriver.ChromeOptions()
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.binary_location = CHROMIUM
-        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-        self.driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+        super().__init__(profile, width, dark, {"goog:loggingPrefs": {"performance": "ALL"}})
         self.driver.get("about:blank")
         self.driver.get_log("performance")  # those of the browser's own first page
-        size = {"width": width, "height": 850, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         self.url = url
         self.driver.get(f"{url}/demo/")
         self.until(lambda: self.all("#chat .example"))
-
-    def all(self, selector: str) -> list:
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        def holds() -> bool:
-            try:
-                return bool(condition())
-            except Exception:  # an element of before was replaced meanwhile
-                return False
-
-        wait_until(holds, SECONDS)
 
     def upload(self, *files: Path) -> None:
         before = len(self.all(".thumbnail-wrapper"))
@@ -111,19 +74,6 @@ class Browser:
         self.until(lambda: self.said("bot")[-1:] == [text])
         self.until(lambda: self.all(".submit-button") and self.all("textarea")[0].is_enabled())
 
-    def serious_findings(self) -> list[tuple[str, str, str]]:
-        """What axe finds wrong, of its two worst kinds: rule, what it asks for, where."""
-        self.until(lambda: not self.driver.execute_script(FADING))  # what fades in has little contrast
-        self.driver.execute_script(_axe())
-        done = "const done = arguments[0]; axe.run().then(result => done(result.violations))"
-        found = self.driver.execute_async_script(done)
-        return [
-            (rule["id"], rule["help"], node["html"])
-            for rule in found
-            if rule["impact"] in ("serious", "critical")
-            for node in rule["nodes"]
-        ]
-
     def asked_elsewhere(self) -> set[str]:
         """Addresses, other than the page's own, that were asked since the last time."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
@@ -131,16 +81,6 @@ class Browser:
         return {
             address for address in sent if not address.startswith((self.url, "data:", "blob:", "chrome:"))
         }
-
-    def photograph(self, name: str) -> None:
-        if folder := os.environ.get("OWL_SCREENSHOTS"):
-            path = Path(folder) / f"demo-{name}.png"
-            self.driver.save_screenshot(str(path))
-            Image.open(path).quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
-def _axe() -> str:
-    return (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -182,7 +122,7 @@ def test_pictures_are_uploaded_and_asked_about_over_two_turns(browse, engine, pi
     assert page.asked_elsewhere() == set()
     wide = page.driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     assert wide, "the page is wider than the screen"
-    page.photograph(f"test-{look}")
+    page.photograph(f"demo-test-{look}")
 
 
 DROP = """

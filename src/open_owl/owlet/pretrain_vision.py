@@ -152,8 +152,8 @@ def _spoken(right: Tensor) -> str:
     return " ".join(f"{name} {share:.3f}" for name, share in zip(LABELS, right.tolist(), strict=True))
 
 
-def save(model: ResNetModel, out: Path) -> None:
-    """An ordinary checkpoint folder, weights in float16, with its image processor."""
+def save(model: ResNetModel, out: Path, side: int = SIDE) -> None:
+    """An ordinary checkpoint folder, weights in float16, with its processor for `side` x `side` pixels."""
     out.mkdir(parents=True, exist_ok=True)
     state = {
         name: value.half() if value.is_floating_point() else value
@@ -161,7 +161,7 @@ def save(model: ResNetModel, out: Path) -> None:
     }
     model.save_pretrained(out, state_dict=state)
     processor = CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
+        size={"height": side, "width": side},
         do_center_crop=False,
         image_mean=[MEAN] * 3,
         image_std=[SPREAD] * 3,

@@ -1,5 +1,7 @@
 """The little LLM's tokenizer: one token a word, lower-cased, saved as an ordinary fast tokenizer."""
 
+from typing import Any
+
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -26,6 +28,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNK))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return as_llm_tokenizer(tokenizer, model_max_length=512)
+
+
+def as_llm_tokenizer(tokenizer: Tokenizer, **options: Any) -> PreTrainedTokenizerFast:
+    """The tokenizer of a little LLM, with its special tokens and its chat template."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -34,6 +41,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token=UNK,
         additional_special_tokens=[HUMAN, AI],
         chat_template=CHAT_TEMPLATE,
-        model_max_length=512,
         padding_side="right",
+        **options,
     )

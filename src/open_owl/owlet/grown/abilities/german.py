@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from ..rows import Row, Turn, about
-from ..scenes import Scene, make_scene
+from ..scenes import Scene, Thing, make_scene
 from ..splits import Split
 from ..words import KINDS
 from .asking import Asker, ask, interview
@@ -59,31 +59,18 @@ def place_de(place: str) -> str:
     return " ".join(PLACES_DE[word] for word in place.split())
 
 
-def _color(rng: random.Random, split: Split, scene: Scene) -> Turn | None:
-    named = scene.only("kind")
-    if not named:
-        return None
-    thing = rng.choice(named)
-    the, kind, _ = NOUNS[thing.kind]
-    return ask(rng, split, "de_color", COLORS_DE[thing.color], the=the, kind=kind)
+def _asker_of(task: str, said: Callable[[Thing], str]) -> Asker[Scene]:
+    """Asks `task` of a thing that its kind names; `said` is the answer."""
 
+    def asker(rng: random.Random, split: Split, scene: Scene) -> Turn | None:
+        named = scene.only("kind")
+        if not named:
+            return None
+        thing = rng.choice(named)
+        the, kind, _ = NOUNS[thing.kind]
+        return ask(rng, split, task, said(thing), the=the, kind=kind)
 
-def _size(rng: random.Random, split: Split, scene: Scene) -> Turn | None:
-    named = scene.only("kind")
-    if not named:
-        return None
-    thing = rng.choice(named)
-    the, kind, _ = NOUNS[thing.kind]
-    return ask(rng, split, "de_size", SIZES_DE[thing.size], the=the, kind=kind)
-
-
-def _position(rng: random.Random, split: Split, scene: Scene) -> Turn | None:
-    named = scene.only("kind")
-    if not named:
-        return None
-    thing = rng.choice(named)
-    the, kind, _ = NOUNS[thing.kind]
-    return ask(rng, split, "de_position", place_de(thing.place), the=the, kind=kind)
+    return asker
 
 
 def _kind_at(rng: random.Random, split: Split, scene: Scene) -> Turn:
@@ -123,4 +110,11 @@ def _translated(rng: random.Random, split: Split) -> Turn:
 
 
 OF_TEXT: tuple[Callable[[random.Random, Split], Turn], ...] = (_plus, _minus, _translated, _translated)
-ASKERS: tuple[Asker[Scene], ...] = (_color, _size, _position, _kind_at, _count, _exists)
+ASKERS: tuple[Asker[Scene], ...] = (
+    _asker_of("de_color", lambda thing: COLORS_DE[thing.color]),
+    _asker_of("de_size", lambda thing: SIZES_DE[thing.size]),
+    _asker_of("de_position", lambda thing: place_de(thing.place)),
+    _kind_at,
+    _count,
+    _exists,
+)

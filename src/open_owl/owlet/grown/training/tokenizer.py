@@ -3,7 +3,7 @@
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ...tokenizer import AI, BOS, CHAT_TEMPLATE, EOS, HUMAN, PAD, SPECIAL, UNK
+from ...tokenizer import SPECIAL, UNK, as_llm_tokenizer
 from ..graders import PIECE
 from ..vocabulary import vocabulary
 
@@ -37,15 +37,4 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        additional_special_tokens=[HUMAN, AI],
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=LONGEST_CONTEXT,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-    )
+    return as_llm_tokenizer(tokenizer, model_max_length=LONGEST_CONTEXT, clean_up_tokenization_spaces=False)

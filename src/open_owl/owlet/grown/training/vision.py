@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
+from transformers import ResNetConfig, ResNetModel
 
+from ...pretrain_vision import MEAN, SPREAD, save
 from ..canvas import SIDE
 from ..charts import make_bars, make_line
 from ..paper import make_form, make_receipt, make_table
@@ -25,7 +26,6 @@ from .loop import Course, pretrain
 
 STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
 PICTURES = 32  # a step
-MEAN, SPREAD = 0.8, 0.3
 
 # The share of the pictures of things whose colour cannot be seen, or nothing but colour: so kinds are learned
 # apart from colours and colours apart from kinds, and both hold for a new pair.
@@ -135,7 +135,9 @@ def train_vision(folder: Path, course: Course) -> Path:
                 for name, share in examine(seer, Split(hold_out)).items()}  # fmt: skip
 
     pretrain(folder, seer, course, learn, look)
-    return _save(seer.encoder, folder / "checkpoint")
+    checkpoint = folder / "checkpoint"
+    save(seer.encoder, checkpoint, SIDE)
+    return checkpoint
 
 
 @cache
@@ -150,20 +152,3 @@ def examine(seer: Seer, split: Split, pictures: int = 200) -> dict[str, float]:
     _, right = seer(*_paper(split, pictures))
     seer.train()
     return right
-
-
-def _save(encoder: ResNetModel, folder: Path) -> Path:
-    """An ordinary checkpoint folder, weights in float16, with its image processor."""
-    state = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in encoder.state_dict().items()
-    }
-    encoder.save_pretrained(folder, state_dict=state)
-    processor = CLIPImageProcessorPil(
-        size={"height": SIDE, "width": SIDE},
-        do_center_crop=False,
-        image_mean=[MEAN] * 3,
-        image_std=[SPREAD] * 3,
-    )
-    processor.save_pretrained(folder)
-    return folder
