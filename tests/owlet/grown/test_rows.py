@@ -90,3 +90,16 @@ def test_a_twin_tells_in_words_what_its_row_shows_and_asks_the_same():
         told = " ".join(turn.text for turn in twin.turns)
         assert all(picture.written() in told for picture in row.pictures)
         assert all(turn.question.text in told for turn in row.turns)
+
+
+def test_an_interview_has_as_many_questions_as_the_split_allows_and_none_twice():
+    rng = random.Random(2)
+    for ability in ("visual", "scene_text", "documents", "charts", "german"):
+        counts = set()
+        for _ in range(80):
+            turns = make_row(rng, ability, Split(questions=8)).turns
+            asked = [turn.question.text for turn in turns]
+            counts.add(len(asked))
+            assert len(set(asked)) == len(asked)
+        assert max(counts) > 5, ability
+        assert max(len(make_row(rng, ability).turns) for _ in range(80)) <= 3

@@ -61,9 +61,15 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Split:
-    """Which combinations a row may use: `Split()` is training; `Split("pair")` the exam on new pairs, ..."""
+    """Which combinations a row may use: `Split()` is training; `Split("pair")` the exam on new pairs, ...
+
+    Attributes:
+        held_out: the sort that comes from the held-out side.
+        questions: the most questions of an interview about one picture.
+    """
 
     held_out: HoldOut | None = None
+    questions: int = 3
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from open_owl.owlet.grown.training import llm, run, vision
-from open_owl.owlet.grown.training.loop import Course, pretrain
+from open_owl.owlet.grown.training.loop import Course, _optimizers, pretrain
 from open_owl.owlet.grown.training.plan import SHARES, Plan
 
 TINY = Plan(llm=2, vision=2, stage1=2, stage2=2, rows=40, questions=1)
@@ -24,9 +24,12 @@ def small(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(vision, "PICTURES", 4)
 
 
-@pytest.mark.parametrize(("train", "weights"), [(llm.train_llm, "llm"), (vision.train_vision, "vision")])
-def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, tmp_path, monkeypatch):
-    course = Course(steps=6, peak=1e-3, save_every=2, log_every=1, look_every=100)
+@pytest.mark.parametrize(
+    ("train", "weights", "muon_peak"),
+    [(llm.train_llm, "llm", 2e-3), (llm.train_llm, "llm", None), (vision.train_vision, "vision", None)],
+)
+def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, muon_peak, tmp_path, monkeypatch):
+    course = Course(steps=6, peak=1e-3, muon_peak=muon_peak, save_every=2, log_every=1, look_every=100)
     whole = train(tmp_path / "whole", course)
 
     def stop_in_the_fourth(folder, model, course, learn, look):
@@ -48,6 +51,18 @@ def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, tmp_
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6
+
+
+def test_muon_has_the_matrices_at_its_own_peak_and_no_table_of_words():
+    model = llm.build_model(llm.build_tokenizer())
+    muon, adamw = _optimizers(model, Course(steps=2, peak=1e-3, muon_peak=4e-3))
+    assert isinstance(muon, torch.optim.Muon)
+    (matrices,), (others,) = muon.param_groups, adamw.param_groups
+    assert (matrices["peak"], others["peak"]) == (4e-3, 1e-3)
+    assert {tuple(p.shape) for p in matrices["params"]} == {(192, 192), (512, 192), (192, 512)}
+    table = model.get_input_embeddings().weight
+    assert any(p is table for p in others["params"])
+    assert len(matrices["params"]) + len(others["params"]) == len(list(model.parameters()))
 
 
 def test_another_course_in_the_same_folder_is_refused(tmp_path):

@@ -23,19 +23,21 @@ def yes_no(rng: random.Random, split: Split, task: str, truth: bool, **slots: ob
 
 
 def interview(
-    rng: random.Random, split: Split, subject: Subject, askers: Sequence[Asker[Subject]], most: int
+    rng: random.Random, split: Split, subject: Subject, askers: Sequence[Asker[Subject]]
 ) -> list[Turn]:
-    """Up to `most` different questions about one subject; none where nothing can be asked."""
-    chosen = rng.sample(list(askers), min(len(askers), most + 2))
-    return different(asker(rng, split, subject) for asker in chosen)[: rng.randint(1, most)]
+    """Up to `split.questions` different questions about one subject; none where nothing can be asked."""
+    count = rng.randint(1, split.questions)
+    chosen = rng.sample(list(askers), len(askers))
+    chosen += rng.choices(list(askers), k=max(0, 2 * count - len(askers)))
+    return different(asker(rng, split, subject) for asker in chosen)[:count]
 
 
 def different(turns: Iterable[Turn | None]) -> list[Turn]:
-    """The turns that ask something, each task once."""
+    """The turns that ask something, each question once."""
     found: dict[str, Turn] = {}
     for turn in turns:
         if turn is not None:
-            found.setdefault(turn.task, turn)
+            found.setdefault(turn.question.text, turn)
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ def make(rng: random.Random, split: Split) -> Row:
     bars = split.held_out == "word" or rng.random() < 0.65
     chart = make_bars(rng, split) if bars else make_line(rng, split)
     askers = ASKERS if bars else (*ASKERS, _trend, _trend)
-    return about("charts", [chart], interview(rng, split, chart, askers, 3))
+    return about("charts", [chart], interview(rng, split, chart, askers))
 
 
 def _value(rng: random.Random, split: Split, chart: Chart) -> Turn:

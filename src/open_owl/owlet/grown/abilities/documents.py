@@ -14,13 +14,13 @@ def make(rng: random.Random, split: Split) -> Row:
     sort = rng.choice(("receipt", "receipt", "form", "table"))
     if sort == "receipt":
         page = make_receipt(rng, split)
-        turns = interview(rng, split, page, OF_RECEIPTS, 3)
+        turns = interview(rng, split, page, OF_RECEIPTS)
     elif sort == "form":
         page = make_form(rng, split)
-        turns = interview(rng, split, page, OF_FORMS, 3)
+        turns = interview(rng, split, page, OF_FORMS)
     else:
         page = make_table(rng, split)
-        turns = interview(rng, split, page, OF_TABLES, 3)
+        turns = interview(rng, split, page, OF_TABLES)
     return about("documents", [page], turns)
 
 

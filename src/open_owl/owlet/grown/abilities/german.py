@@ -48,7 +48,7 @@ def make(rng: random.Random, split: Split) -> Row:
     if split.held_out in (None, "phrasing") and rng.random() < 0.33:
         return Row("german", tuple(rng.choice(OF_TEXT)(rng, split) for _ in range(2)))
     scene = make_scene(rng, split)
-    turns = interview(rng, split, scene, ASKERS, 2)
+    turns = interview(rng, split, scene, ASKERS)
     return about("german", [scene], turns) if turns else make(rng, split)
 
 

@@ -15,13 +15,13 @@ def make(rng: random.Random, split: Split) -> Row:
     """One sign or two, and up to three questions."""
     if rng.random() < 0.6:
         signs = make_signs(rng, split, 1)
-        turns = interview(rng, split, signs, ASKERS_OF_ONE, 3)
+        turns = interview(rng, split, signs, ASKERS_OF_ONE)
     else:
         words = [rng.choice(split.words("sign")) for _ in range(2)]
         if rng.random() < 0.3:
             words[1] = words[0]
         signs = make_signs(rng, split, 2, words)
-        turns = interview(rng, split, signs, ASKERS_OF_TWO, 3)
+        turns = interview(rng, split, signs, ASKERS_OF_TWO)
     return about("scene_text", [signs], turns)
 
 

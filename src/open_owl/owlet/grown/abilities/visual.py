@@ -26,7 +26,7 @@ def make(rng: random.Random, split: Split) -> Row:
     else:
         scene = make_scene(rng, split, (2, 3, 4, 5), ("scatter", "row", "column"))
         askers = (_beside, _is_beside, _exists)
-    turns = interview(rng, split, scene, askers, 3)
+    turns = interview(rng, split, scene, askers)
     return about("visual", [scene], turns) if turns else make(rng, split)
 
 

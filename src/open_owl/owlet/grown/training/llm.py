@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import TRAIN, Split
 from .loop import Course, pretrain
-from .reading import IGNORED, Manner, Told, collate, embed, tell
+from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
 from .transcripts import ABILITY as TRANSCRIPT
 from .transcripts import make_transcript
@@ -22,6 +23,7 @@ from .transcripts import make_transcript
 WIDTH, LAYERS, HEADS, MLP = 192, 4, 4, 512
 ROWS = 32  # conversations a step
 PAPER_ROWS = 100  # of each ability, to look at how well it reads
+ASKED_MUCH = Split(questions=8)  # what stands there is read once for all questions about it
 GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
 
 # How often each ability is asked, in parts: more often what is harder to read.
@@ -31,14 +33,20 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
-# The first share of the steps is for copying what stands there, in plain words: what all reading is made of.
-COPYING = 0.08
+# What all reading is made of comes first: saying random words again, then copying what stands there, in plain
+# words. Each is so many steps, but no more than its share of a short course.
+REPEATING, COPYING = (600, 0.25), (400, 0.15)
 COPYING_WEIGHTS: dict[str, float] = {TRANSCRIPT: 4, "description": 3, "visual": 2, "text_only": 1}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A fresh Llama whose keys begin as its queries: every token looks at its like from the first step on.
+
+    To copy, a model has to find where a word has stood before. From keys of their own it does not find out
+    within thousands of steps at this size (docs/LOG.md).
+    """
     ids = tokenizer.get_vocab()
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
@@ -54,6 +62,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             eos_token_id=ids[EOS],
         )
     )
+    with torch.no_grad():
+        for layer in cast(Any, model.model.layers):
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+    return model
 
 
 class Reader:
@@ -61,7 +73,9 @@ class Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
         self.ids = tokenizer.get_vocab()
-        self.seed, self.steps = seed, steps
+        self.seed = seed
+        self.repeating, copying = (min(most, int(share * steps)) for most, share in (REPEATING, COPYING))
+        self.copying_until = self.repeating + copying
         self._group = lru_cache(maxsize=1)(self._draw_group)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -69,20 +83,20 @@ class Reader:
 
     def _draw_group(self, number: int) -> list[list[Told]]:
         rng = random.Random(f"owlet reads {self.seed} {number}")
-        copies = number * GROUP < COPYING * self.steps
-        rows = sorted((self._told(rng, copies) for _ in range(GROUP * ROWS)), key=len)
+        rows = sorted((self._told(rng, number * GROUP) for _ in range(GROUP * ROWS)), key=len)
         batches = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
         rng.shuffle(batches)
         return batches
 
-    def _told(self, rng: random.Random, copies: bool) -> Told:
+    def _told(self, rng: random.Random, step: int) -> Told:
+        if step < self.repeating:
+            return repeated(rng, self.ids)
+        copies = step < self.copying_until
         weights = COPYING_WEIGHTS if copies else WEIGHTS
         ability = rng.choices(list(weights), list(weights.values()))[0]
-        row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, TRAIN)
+        row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, ASKED_MUCH)
         manner = Manner.draw_one(rng, row)
-        return tell(
-            rng, self.ids, row, Manner(shuffled=manner.shuffled, names=manner.names) if copies else manner
-        )
+        return tell(rng, self.ids, row, manner.plain if copies else manner)
 
 
 def answer_logits(model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float) -> tuple[Tensor, Tensor]:

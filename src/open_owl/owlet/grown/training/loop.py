@@ -25,24 +25,29 @@ Look = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True)
 class Course:
-    """How long and how fast a tower learns; `look_every` and `save_every` in steps."""
+    """How long and how fast a tower learns; `look_every` and `save_every` in steps.
+
+    `muon_peak`: the matrices learn by Muon at this peak, its steps scaled as arXiv 2502.16982 does; None: by
+    AdamW at `peak`, as all else.
+    """
 
     steps: int
     peak: float
     seed: int = 0
     weight_decay: float = 0.02
+    muon_peak: float | None = None
     log_every: int = 50
     save_every: int = 500
     look_every: int = 1000
 
 
-def learning_rate(step: int, course: Course) -> float:
-    """A linear warm-up, then a cosine to a fiftieth of the peak."""
+def risen(step: int, course: Course) -> float:
+    """The share of the peak at `step`: a linear warm-up, then a cosine to a fiftieth."""
     warm_up = min(WARM_UP, course.steps // 10 + 1)
     if step < warm_up:
-        return course.peak * (step + 1) / warm_up
+        return (step + 1) / warm_up
     done = (step - warm_up) / max(1, course.steps - warm_up)
-    return course.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look: Look) -> None:
@@ -59,23 +64,23 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
         FloatingPointError: the loss is no finite number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), course.peak, betas=(0.9, 0.98), weight_decay=course.weight_decay, fused=True
-    )
-    step, seconds = _resume(folder, model, optimizer, course)
+    optimizers = _optimizers(model, course)
+    step, seconds = _resume(folder, model, optimizers, course)
     begun = time.perf_counter() - seconds
     since_log: list[dict[str, float]] = []
     while step < course.steps:
         torch.manual_seed(course.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, course)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * risen(step, course)
         loss, told = learn(step)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"{folder.name}: the loss of step {step} is {loss.item()}; lower `peak`")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         step += 1
         last = step == course.steps
         since_log.append({"loss": loss.item(), **told})
@@ -89,7 +94,31 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
         if record:
             _note(folder, record | {"seconds": round(seconds, 1)})
         if step % course.save_every == 0 or last:
-            _save(folder, model, optimizer, course, step, seconds)
+            _save(folder, model, optimizers, course, step, seconds)
+
+
+def _optimizers(model: nn.Module, course: Course) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for matrices that are no embedding where the course has it; groups know their peak."""
+    others = list(model.parameters())
+    optimizers: list[torch.optim.Optimizer] = []
+    if course.muon_peak is not None:
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        matrices = [p for p in others if p.ndim == 2 and id(p) not in tables]  # a tied head is its table
+        others = [p for p in others if p.ndim != 2 or id(p) in tables]
+        optimizers.append(
+            torch.optim.Muon(
+                [{"params": matrices, "peak": course.muon_peak}],
+                weight_decay=course.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    adamw = torch.optim.AdamW(
+        [{"params": others, "peak": course.peak}],
+        betas=(0.9, 0.98),
+        weight_decay=course.weight_decay,
+        fused=True,
+    )
+    return [*optimizers, adamw]
 
 
 def _means(records: list[dict[str, float]]) -> dict[str, float]:
@@ -109,20 +138,20 @@ def _note(folder: Path, record: dict[str, Any]) -> None:
 def _save(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     course: Course,
     step: int,
     seconds: float,
 ) -> None:
     """The state appears when it is whole."""
     unfinished = folder / f"{_STATE}.part"
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"model": model.state_dict(), "optimizers": [one.state_dict() for one in optimizers]}
     torch.save({**state, "course": vars(course), "step": step, "seconds": seconds}, unfinished)
     unfinished.replace(folder / _STATE)
 
 
 def _resume(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, course: Course
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], course: Course
 ) -> tuple[int, float]:
     """Puts a saved state in place; its step and the seconds that it took."""
     log = folder / LOG
@@ -136,7 +165,8 @@ def _resume(
             "give another folder or delete it"
         )
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     kept = [line for line in lines if json.loads(line)["step"] <= state["step"]]  # the rest comes again
     log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

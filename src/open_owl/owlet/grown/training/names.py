@@ -25,8 +25,11 @@ def made_up_names(rng: random.Random, row: Row) -> dict[str, str]:
         return {}
     said = {piece for turn in row.turns for piece in pieces(f"{turn.text} {turn.answer}")}
     said |= {piece for picture in row.pictures for piece in pieces(picture.written())}
-    names = [kind for kind in KINDS if kind in said or plural(kind) in said]
-    names += [color for color in COLORS if color in said]
+    # Colours or kinds, never both: of two made-up words in one soft position none could tell which is which.
+    if rng.random() < 0.5:
+        names = [kind for kind in KINDS if kind in said or plural(kind) in said]
+    else:
+        names = [color for color in COLORS if color in said]
     if not any(turn.task in _BY_LETTER for turn in row.turns):
         names += [word for word in STAND_INS if word in said]
     renamed = [name for name in names if rng.random() < RENAMED]

@@ -8,12 +8,12 @@ of pure noise are strewn in. Written words at times stand there letter by letter
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from ...tokenizer import AI, BOS, EOS, HUMAN
+from ...tokenizer import AI, BOS, EOS, HUMAN, SPECIAL
 from ..graders import pieces
 from ..pictures import Picture
 from ..rows import Row
@@ -71,6 +71,11 @@ class Manner:
         names = made_up_names(rng, row) if rng.random() < MADE_UP else {}
         return cls(rng.random() < SOFT, rng.random() < SPELLED, rng.random() < SHUFFLED, names)
 
+    @property
+    def plain(self) -> "Manner":
+        """The same, every word alone and whole."""
+        return replace(self, soft=False, spelled=False)
+
 
 PLAIN = Manner()
 
@@ -91,6 +96,15 @@ def tell(rng: random.Random, ids: dict[str, int], row: Row, manner: Manner = PLA
         told.add(ids[word] for word in _called(pieces(turn.text), manner))
         told.add([ids[AI]])
         told.add([*(ids[word] for word in _called(pieces(turn.answer), manner)), ids[EOS]], supervised=True)
+    return told
+
+
+def repeated(rng: random.Random, ids: dict[str, int]) -> Told:
+    """Random words of the vocabulary, and the same again: only where each stood tells what comes next."""
+    words = rng.choices(sorted(set(ids.values()) - {ids[mark] for mark in SPECIAL}), k=rng.randint(2, 14))
+    told = Told()
+    told.add([ids[BOS], ids[HUMAN], *words, ids[AI]])
+    told.add([*words, ids[EOS]], supervised=True)
     return told
 
 

@@ -21,7 +21,7 @@ from .result import sit_once, write_report
 from .stages import write_recipe
 from .vision import train_vision
 
-PEAK_LLM, PEAK_VISION = 2e-3, 3e-3
+PEAK_LLM, PEAK_MUON, PEAK_VISION = 2e-3, 5e-3, 3e-3
 _RECORD = "run.json"
 
 
@@ -36,7 +36,7 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
     with record.timed("vision"):
         vision = train_vision(out / "vision", Course(plan.vision, PEAK_VISION, seed, weight_decay=0.05))
     with record.timed("llm"):
-        llm = train_llm(out / "llm", Course(plan.llm, PEAK_LLM, seed))
+        llm = train_llm(out / "llm", Course(plan.llm, PEAK_LLM, seed, muon_peak=PEAK_MUON))
     with record.timed("rows"):
         recipe = write_recipe(out, {"vision": str(vision), "llm": str(llm)}, plan, seed)
     with record.timed("stages"):

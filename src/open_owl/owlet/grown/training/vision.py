@@ -4,6 +4,7 @@ No sentence is used, and the linear layer that tells is thrown away.
 """
 
 import random
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,18 +19,19 @@ from ..canvas import SIDE
 from ..charts import make_bars, make_line
 from ..paper import make_form, make_receipt, make_table
 from ..pictures import Picture
-from ..scenes import make_scene, overlapping
+from ..scenes import Scene, make_scene, overlapping
 from ..signs import make_signs
 from ..splits import TRAIN, Split
+from ..sprites import NAMELESS
 from .labels import LABELS, NOTHING, UNLABELLED, labels_of, scrambled
 from .loop import Course, pretrain
 
 STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
 PICTURES = 32  # a step
 
-# The share of the pictures of things whose colour cannot be seen, or nothing but colour: so kinds are learned
-# apart from colours and colours apart from kinds, and both hold for a new pair.
-GREY, BLURRED = 0.4, 0.15
+# The shares of the pictures of things that are grey, that have colours without a name, and that show colour
+# alone: so kinds are learned apart from colours and colours apart from kinds, and both hold for new pairs.
+GREY, NAMELESS_COLORS, BLURRED = 0.15, 0.35, 0.15
 SCRAMBLED = 0.6  # the share of pictures whose words are made of any letters
 
 # How often each sort of picture is drawn, in parts.
@@ -54,30 +56,39 @@ def draw_batch(rng: random.Random, size: int, split: Split = TRAIN) -> tuple[Ten
         picture = make_picture(rng, split, sort)
         if split == TRAIN and rng.random() < SCRAMBLED:
             picture = scrambled(rng, picture)
-        image, told = picture.draw(), labels_of(picture)
-        if split == TRAIN and sort in ("things", "overlap"):
-            image, told = _part_hidden(rng, image, told)
+        if split == TRAIN and isinstance(picture, Scene):
+            image, told = _part_hidden(rng, picture)
+        else:
+            image, told = picture.draw(), labels_of(picture)
         drawn.append(np.asarray(image))
         labels.append(told)
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float()
     return (pixels / 255 - MEAN) / SPREAD, torch.from_numpy(np.stack(labels))
 
 
-def _part_hidden(
-    rng: random.Random, image: Image.Image, labels: np.ndarray
-) -> tuple[Image.Image, np.ndarray]:
-    """The picture as it is, in grey without its colours' labels, or as a blur with these alone."""
-    color = list(LABELS).index("color")
+def _part_hidden(rng: random.Random, scene: Scene) -> tuple[Image.Image, np.ndarray]:
+    """The scene as it is; grey or in nameless colours, without colours' labels; a blur with these alone."""
+    labels, color = labels_of(scene), list(LABELS).index("color")
     chance = rng.random()
     if chance < GREY:
         labels[color] = UNLABELLED
-        return image.convert("L").convert("RGB"), labels
-    if chance < GREY + BLURRED:
+        return scene.draw().convert("L").convert("RGB"), labels
+    if chance < GREY + NAMELESS_COLORS:
+        labels[color] = UNLABELLED
+        return _recolored(rng, scene).draw(), labels
+    image = scene.draw()
+    if chance < GREY + NAMELESS_COLORS + BLURRED:
         kept = labels[color].copy()
         labels[:] = UNLABELLED
         labels[color] = kept
         return image.reduce(8).resize(image.size, Image.Resampling.BILINEAR), labels
     return image, labels
+
+
+def _recolored(rng: random.Random, scene: Scene) -> Scene:
+    """The same things in colours that have no name."""
+    new = {thing: replace(thing, color=rng.choice(list(NAMELESS))) for thing in scene.things}
+    return replace(scene, things=tuple(new.values()), front=new[scene.front] if scene.front else None)
 
 
 def build_encoder() -> ResNetModel:

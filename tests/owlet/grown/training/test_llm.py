@@ -1,0 +1,77 @@
+"""What the language model reads first, and that it learns to copy from it."""
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+import torch
+
+from open_owl.owlet.grown.training import llm
+from open_owl.owlet.grown.training.llm import Reader, build_model, train_llm
+from open_owl.owlet.grown.training.loop import LOG, Course
+from open_owl.owlet.grown.training.reading import IGNORED, repeated
+from open_owl.owlet.grown.training.tokenizer import build_tokenizer
+from open_owl.owlet.tokenizer import AI, BOS, EOS, HUMAN, SPECIAL
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def test_random_words_are_said_again_and_nothing_else_is_supervised(tokenizer):
+    ids = tokenizer.get_vocab()
+    told = [repeated(random.Random(seed), ids) for seed in range(50)]
+    for one in told:
+        tokens = [position[0] for position in one.words]
+        middle = tokens.index(ids[AI])
+        words = tokens[2:middle]
+        assert tokens == [ids[BOS], ids[HUMAN], *words, ids[AI], *words, ids[EOS]]
+        assert not {ids[mark] for mark in SPECIAL} & set(words)
+        assert one.labels == [IGNORED] * (middle + 1) + [*words, ids[EOS]]
+    assert len({len(one) for one in told}) > 5
+    assert all(one.words != other.words for one, other in pairwise(told))
+
+
+def test_the_words_that_are_repeated_do_not_depend_on_the_order_of_the_vocabulary(tokenizer):
+    ids = tokenizer.get_vocab()
+    turned = dict(reversed(ids.items()))
+    assert repeated(random.Random(3), ids).words == repeated(random.Random(3), turned).words
+
+
+@pytest.mark.parametrize(("steps", "firsts"), [(16_000, (600, 1000)), (80, (20, 32))])
+def test_a_course_begins_with_repeating_then_copies_and_then_reads_all(tokenizer, steps, firsts, monkeypatch):
+    drawn: list[str] = []
+    monkeypatch.setattr(llm, "GROUP", 1)
+    monkeypatch.setattr(llm, "repeated", lambda *_: drawn.append("repeats") or repeated(*_))
+    made = llm.make_row
+    monkeypatch.setattr(
+        llm, "make_row", lambda rng, name, split: drawn.append(name) or made(rng, name, split)
+    )
+    reader = Reader(tokenizer, 0, steps)
+    for step, expected in ((firsts[0] - 1, "repeats"), (firsts[0], "copies"), (firsts[1], "all")):
+        drawn.clear()
+        reader.batch(step)
+        if expected == "repeats":
+            assert set(drawn) == {"repeats"}
+        elif expected == "copies":
+            assert set(drawn) <= set(llm.COPYING_WEIGHTS)
+        else:
+            assert set(drawn) - set(llm.COPYING_WEIGHTS)
+
+
+def test_every_token_of_a_fresh_model_looks_at_its_like(tokenizer):
+    torch.manual_seed(0)
+    for layer in build_model(tokenizer).model.layers:
+        assert torch.equal(layer.self_attn.k_proj.weight, layer.self_attn.q_proj.weight)
+
+
+@pytest.mark.slow
+def test_six_hundred_steps_of_random_words_teach_it_to_copy(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(llm, "REPEATING", (600, 1.0))
+    monkeypatch.setattr(llm, "COPYING", (0, 0.0))
+    monkeypatch.setattr(llm, "PAPER_ROWS", 2)
+    train_llm(tmp_path, Course(600, 2e-3, muon_peak=5e-3))
+    last = json.loads((tmp_path / LOG).read_text(encoding="utf-8").splitlines()[-1])
+    assert last["right"] > 0.9  # keys of their own and AdamW: 0.57 after 900 steps
