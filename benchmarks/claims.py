@@ -7,7 +7,8 @@
 
 Each arm differs from r5, both stages with half text and half pictures, in one thing. A finished arm is a
 line of benchmarks/results/claims.jsonl: it is not run again unless its recipe changes, and the report passes
-over lines of other recipes. Stopped by Ctrl-C or killed, the same command goes on where it was.
+over lines of other recipes. Stopped by Ctrl-C or killed, the same command goes on where it was. Two
+processes may run at once where their seeds differ.
 """
 
 import argparse
@@ -17,11 +18,14 @@ from pathlib import Path
 from rich.console import Console
 
 from claims_arms import ARMS, order
-from claims_run import ROOT, run_arms
+from claims_figures import draw_all
+from claims_report import Results, fragments, write_page
+from claims_run import ROOT, read_results, run_arms
 from claims_world import Plan
 from open_owl.train.run import TrainingStopped
 
 RESULTS = ROOT / "benchmarks" / "results" / "claims.jsonl"
+PAGE = ROOT / "docs" / "evidence.md"
 SEEDS = [0, 1, 2]
 
 
@@ -34,6 +38,16 @@ def run(options: argparse.Namespace, console: Console) -> int:
         console.print(f"{stopped}", highlight=False)
         return 130
     console.print(f"{len(wanted) - left} of {len(wanted)} arms are finished", highlight=False)
+    return 0
+
+
+def report(options: argparse.Namespace, console: Console) -> int:
+    results = Results(read_results(options.results), plan_of(options), options.seeds)
+    draw_all(results, options.page.parent)
+    write_page(options.page, results)
+    for name, text in fragments(results).items():
+        console.rule(name)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -55,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     running.add_argument("--minutes", type=float, help="begin no arm after so many")
     running.add_argument("--work", type=Path, default=Path("runs/claims"), help="rows and checkpoints")
     running.set_defaults(command=run)
+    reporting = commands.add_parser("report", parents=[common], help="write tables, verdicts and figures")
+    reporting.add_argument("--page", type=Path, default=PAGE)
+    reporting.set_defaults(command=report)
     return whole
 
 

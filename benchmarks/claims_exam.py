@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def fact_scores(owl: Owl, plan: Plan, seed: int) -> Scores:
     return scores
 
 
+@cache
 def exam_digest() -> str:
     """Changes when the questions become others: of a few of each kind."""
     drawn = [

@@ -83,6 +83,7 @@ def run_arms(
         console.rule(f"{arm.name}, seed {seed}: {arm.about} ({len(left)} more to go)")
         line = run_arm(arm, plan, seed, work, console)
         append(results, line)
+        shutil.rmtree(arm_folder(arm, plan, seed, work), ignore_errors=True)
         console.print(told(line), highlight=False)
     return len(left)
 
@@ -90,7 +91,7 @@ def run_arms(
 def run_arm(arm: Arm, plan: Plan, seed: int, work: Path, console: Console) -> Line:
     """Trains one arm of a seed and asks it everything: a line of the results file."""
     clock = Clock()
-    own = work / "arms" / f"{arm.name}-{recipe_hash(arm, plan)}-{seed}"
+    own = arm_folder(arm, plan, seed, work)
     before = checkpoint = None
     if arm.stage1 is not None:
         folder = work / "stage1" / f"{stage1_hash(arm, plan)}-{seed}"
@@ -107,7 +108,7 @@ def run_arm(arm: Arm, plan: Plan, seed: int, work: Path, console: Console) -> Li
         scores = examine(asked, plan, seed)
         if before is not None and arm.stage2 is None:
             scores["text"]["same_as_before"] = says_the_same_of_text(asked, before, plan, seed)
-    line = {
+    return {
         "arm": arm.name,
         "seed": seed,
         "recipe": recipe_hash(arm, plan),
@@ -116,8 +117,11 @@ def run_arm(arm: Arm, plan: Plan, seed: int, work: Path, console: Console) -> Li
         "cost": cost(arm, asked, own),
         **circumstances(),
     }
-    shutil.rmtree(own, ignore_errors=True)
-    return line
+
+
+def arm_folder(arm: Arm, plan: Plan, seed: int, work: Path) -> Path:
+    """Where stage 2 of an arm is trained; it is of no use once the arm's line is written."""
+    return work / "arms" / f"{arm.name}-{recipe_hash(arm, plan)}-{seed}"
 
 
 def train_stage(

@@ -17,6 +17,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from open_owl.owlet.conversations import (
@@ -175,6 +176,7 @@ def rows_file(folder: Path, name: str, count: int, seed: int) -> Path:
     return path
 
 
+@cache
 def rows_digest(name: str) -> str:
     """Changes when the rows `name` become others: of the first hundred of them, not drawn."""
     rng, facts = random.Random("digest"), Facts.drawn(0)
