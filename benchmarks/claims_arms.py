@@ -51,7 +51,8 @@ FULL_LLM = {
     "learns": {"language_model": "full"},
     "optimizer": {"learning_rate_by_part": {"language_model": 3e-4}},
 }
-HALF = {"conversations_per_update": 16}
+CONVERSATIONS = 32  # in an update, as both presets have it
+HALF = {"conversations_per_update": CONVERSATIONS // 2}
 
 CORE = (
     Arm(BEFORE, "the composed towers, untrained", stage2=None),
@@ -104,6 +105,7 @@ def stage_keys(arm: Arm, number: int, plan: Plan, paths: Mapping[str, str]) -> K
     common = {
         "steps": steps,
         "schedule": {"warmup_steps": steps // 15},
+        "conversations_per_update": CONVERSATIONS,
         "max_tokens": 256,  # two pictures of 82 tokens, and talk
         "data": {
             "sources": [{"path": paths[name], "text_only": name in TEXT_ONLY} for name in names],

@@ -194,7 +194,7 @@ def circumstances(results: Results) -> str:
             f"{plan.per_ability} an ability, of held-out and of seen pairs; {2 * plan.text_questions} of "
             f"text; {WORDS_PER_GROUP * plan.per_word} of each group of facts",
         ),
-        ("Minutes an arm", f"{minutes[0]:.1f} to {minutes[-1]:.1f}, {sum(minutes):.0f} together"),
+        ("Minutes of an arm, shared or not", f"{minutes[0]:.1f} to {minutes[-1]:.1f}"),
         ("Machine", "; ".join(sorted(machines))),
         ("Software", ", ".join(packages)),
         ("Commit", ", ".join(commits)),

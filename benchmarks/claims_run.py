@@ -4,10 +4,9 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,21 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from claims_arms import BEFORE, Arm, composition, data_paths, recipe, recipe_hash, stage1_hash, stage_keys
+from claims_arms import (
+    BEFORE,
+    CONVERSATIONS,
+    Arm,
+    composition,
+    data_paths,
+    recipe,
+    recipe_hash,
+    stage1_hash,
+    stage_keys,
+)
 from claims_exam import examine, says_the_same_of_text
 from claims_world import Plan
 from open_owl.checkpoint import open_checkpoint
-from open_owl.train.progress import read_log
+from open_owl.train.progress import Record, read_log
 from open_owl.train.run import LOG, train
 
 ROOT = Path(__file__).parents[1]
@@ -84,39 +93,47 @@ def run_arms(
         line = run_arm(arm, plan, seed, work, console)
         append(results, line)
         shutil.rmtree(arm_folder(arm, plan, seed, work), ignore_errors=True)
-        console.print(told(line), highlight=False)
+        console.print(told(line), highlight=False, soft_wrap=True)
     return len(left)
 
 
 def run_arm(arm: Arm, plan: Plan, seed: int, work: Path, console: Console) -> Line:
     """Trains one arm of a seed and asks it everything: a line of the results file."""
-    clock = Clock()
-    own = arm_folder(arm, plan, seed, work)
-    before = checkpoint = None
+    shared, own = stage1_folder(arm, plan, seed, work), arm_folder(arm, plan, seed, work)
+    start: Line = {"compose": composition(arm)}
+    checkpoints: list[Path] = []
     if arm.stage1 is not None:
-        folder = work / "stage1" / f"{stage1_hash(arm, plan)}-{seed}"
-        with clock.timing("stage1"):
-            checkpoint = train_stage(arm, 1, plan, seed, work, folder, {"compose": composition(arm)}, console)
-        before = folder / "composed"
+        checkpoints = [shared / "composed", train_stage(arm, 1, plan, seed, work, shared, start, console)]
+        start = {"checkpoint": str(checkpoints[-1])}
     if arm.stage2 is not None:
-        start = {"compose": composition(arm)} if checkpoint is None else {"checkpoint": str(checkpoint)}
-        with clock.timing("stage2"):
-            checkpoint = train_stage(arm, 2, plan, seed, work, own, start, console)
-    asked = before if arm.name == BEFORE else checkpoint
-    assert asked is not None  # an arm has a stage, or is asked before them
-    with clock.timing("exam"), console.status("sitting the exam"):
+        checkpoints.append(train_stage(arm, 2, plan, seed, work, own, start, console))
+    asked = checkpoints[0 if arm.name == BEFORE else -1]
+    began = time.perf_counter()
+    with console.status("sitting the exam"):
         scores = examine(asked, plan, seed)
-        if before is not None and arm.stage2 is None:
-            scores["text"]["same_as_before"] = says_the_same_of_text(asked, before, plan, seed)
+    minutes = {"exam": (time.perf_counter() - began) / 60}
+    if arm.stage1 is not None and arm.stage2 is None:
+        scores["text"]["same_as_before"] = says_the_same_of_text(asked, checkpoints[0], plan, seed)
+    found = sizes(asked)
+    for stage, keys, run in (("stage1", arm.stage1, shared), ("stage2", arm.stage2, own)):
+        if keys is not None and arm.name != BEFORE:
+            minutes[stage], found["seconds_per_update"] = timed(
+                read_log(run / stage / LOG), keys.get("conversations_per_update", CONVERSATIONS)
+            )
     return {
         "arm": arm.name,
         "seed": seed,
         "recipe": recipe_hash(arm, plan),
         "scores": scores,
-        "minutes": clock.minutes,
-        "cost": cost(arm, asked, own),
+        "minutes": minutes,
+        "cost": found,
         **circumstances(),
     }
+
+
+def stage1_folder(arm: Arm, plan: Plan, seed: int, work: Path) -> Path:
+    """Where stage 1 is trained, for all arms that have the same."""
+    return work / "stage1" / f"{stage1_hash(arm, plan)}-{seed}"
 
 
 def arm_folder(arm: Arm, plan: Plan, seed: int, work: Path) -> Path:
@@ -133,33 +150,22 @@ def train_stage(
     return train(recipe(keys, model, folder, seed), console=console)
 
 
-class Clock:
-    """Minutes by what they were spent on, in this process: a stage that was there already took none."""
+def timed(log: list[Record], conversations: int) -> tuple[float, float]:
+    """Minutes that the updates of a stage took, and the median of the seconds of one; by its log.
 
-    def __init__(self) -> None:
-        self.minutes: dict[str, float] = {}
-
-    @contextmanager
-    def timing(self, what: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.minutes[what] = round((time.perf_counter() - began) / 60, 3)
-
-
-def cost(arm: Arm, checkpoint: Path, stage2: Path) -> Line:
-    """What the arm's model takes: visual tokens of a picture, parameters between the towers, time.
-
-    `seconds_per_update` is the median of stage 2's log.
+    So a stage counts whole for an arm that found it trained, and for one that was stopped and went on.
     """
+    seconds = [conversations / record["conversations_per_second"] for record in log]
+    steps = [0, *(record["step"] for record in log)]
+    whole = sum(each * (end - start) for each, start, end in zip(seconds, steps, steps[1:], strict=False))
+    return whole / 60, statistics.median(seconds)
+
+
+def sizes(checkpoint: Path) -> Line:
+    """Visual tokens of a picture, and parameters between the towers."""
     model, _ = open_checkpoint(checkpoint)
-    abstractor = sum(parameter.numel() for parameter in model.model.abstractor.parameters())
-    found = {"visual_tokens": model.config.num_image_tokens, "abstractor_parameters": abstractor}
-    if arm.stage2 is not None:
-        log = read_log(stage2 / "stage2" / LOG)
-        updates = arm.stage2.get("conversations_per_update", 32)
-        rates = torch.tensor([record["conversations_per_second"] for record in log])
-        found["seconds_per_update"] = round(updates / float(rates.median()), 4)
-    return found
+    between = sum(parameter.numel() for parameter in model.model.abstractor.parameters())
+    return {"visual_tokens": model.config.num_image_tokens, "abstractor_parameters": between}
 
 
 def circumstances() -> Line:

@@ -11,7 +11,7 @@ from rich.console import Console
 import claims_arms
 import claims_run
 from claims_arms import ARMS, CORE, data_paths, order, recipe, recipe_hash, stage1_hash, stage_keys
-from claims_run import append, missing, read_results, run_arms
+from claims_run import append, missing, read_results, run_arms, timed
 from claims_world import Plan
 
 TINY = Plan(stage1_steps=2, stage2_steps=2, rows=12, per_ability=1, per_word=1, text_questions=2)
@@ -152,6 +152,15 @@ def test_lines_are_added_whole_and_a_broken_one_is_named(tmp_path: Path) -> None
         read_results(results)
 
 
+def test_a_stage_takes_the_time_that_its_log_tells() -> None:
+    log = [
+        {"step": step, "conversations_per_second": rate} for step, rate in ((1, 8.0), (10, 32.0), (20, 64.0))
+    ]
+    minutes, seconds_per_update = timed(log, conversations=32)
+    assert minutes == pytest.approx((1 * 4 + 9 * 1 + 10 * 0.5) / 60)
+    assert seconds_per_update == 1
+
+
 @pytest.mark.slow
 def test_arms_run_from_end_to_end(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
@@ -167,4 +176,10 @@ def test_arms_run_from_end_to_end(tmp_path: Path, monkeypatch) -> None:
     assert lines["r5"]["cost"]["visual_tokens"] == 17
     assert lines["linear"]["cost"]["visual_tokens"] == 82
     assert lines["linear"]["cost"]["seconds_per_update"] > 0
+    assert {name: set(line["minutes"]) for name, line in lines.items()} == {
+        "before": {"exam"},
+        "r1": {"exam", "stage1"},
+        "r2": {"exam", "stage2"},
+        **{name: {"exam", "stage1", "stage2"} for name in ("r3", "r5", "linear")},
+    }
     assert len(list((tmp_path / "work" / "stage1").iterdir())) == 2  # r1's and linear's
