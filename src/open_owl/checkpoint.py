@@ -51,7 +51,7 @@ def spread(
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    whole = ["MplugOwlVisualAbstractor", *(model._no_split_modules or ())]
+    whole = ["MplugOwlVisualAbstractor", "MplugOwlLinearProjector", *(model._no_split_modules or ())]
     memory = get_balanced_memory(model, max_memory, no_split_module_classes=whole)
     model.tie_weights()
     device_map = infer_auto_device_map(model, memory, no_split_module_classes=whole)

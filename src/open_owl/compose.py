@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import (
@@ -33,7 +33,7 @@ from .model import (
     MplugOwlVisualAbstractorConfig,
 )
 from .model.language_mplug_owl import headless_weight_name
-from .model.vision_mplug_owl import read_patches
+from .model.vision_mplug_owl import has_cls_token, read_patches
 from .tokenizer import open_tokenizer
 
 PAPER_QUERIES, PAPER_WIDTH, PAPER_LAYERS = 64, 1024, 6
@@ -65,6 +65,7 @@ def compose(
     llm: str | Path,
     out: str | Path | None = None,
     *,
+    abstractor: Literal["queries", "linear"] = "queries",
     num_query_tokens: int | None = None,
     num_layers: int | None = None,
     width: int | None = None,
@@ -79,6 +80,7 @@ def compose(
         vision: encoder, a folder or hub id; of a two-tower model (CLIP, SigLIP) the vision tower is taken.
         llm: any causal LM, a folder or hub id.
         out: folder to write the checkpoint to.
+        abstractor: `queries`, the paper's, or `linear`: a token for each patch; the sizes below are not its.
         num_query_tokens: visual tokens of an image, less the appended `vit_eos`; default 64, or fewer for an
             encoder of fewer patches.
         num_layers, width, num_heads: the abstractor's size; the defaults are the released 6 layers, width
@@ -92,17 +94,18 @@ def compose(
         FileNotFoundError: a part is not there.
         ValueError: the parts cannot be joined; the message names the reason.
     """
-    _refuse_below_one(
-        num_query_tokens=num_query_tokens, num_layers=num_layers, width=width, num_heads=num_heads
-    )
+    sizes = {"num_layers": num_layers, "width": width, "num_heads": num_heads}
+    _refuse_sizes(abstractor, num_query_tokens=num_query_tokens, **sizes)
     eyes = open_vision(local_directory(vision), vision_layer, dtype)
     causal_lm, tokenizer = open_llm(local_directory(llm), dtype)
     image_token_id, video_token_id = add_media_tokens(tokenizer)
+    linear = abstractor == "linear"
+    patches = eyes.patches.shape[1] - int(not keep_cls and has_cls_token(eyes.tower))
     config = MplugOwlConfig(
         vision_config=eyes.config,
         text_config=_part_config(causal_lm.config.get_text_config()),
-        visual_abstractor_config=abstractor_config(eyes, num_layers, width, num_heads),
-        num_query_tokens=num_query_tokens or default_queries(eyes.patches.shape[1]),
+        visual_abstractor_config=linear_config(eyes) if linear else abstractor_config(eyes, **sizes),
+        num_query_tokens=patches if linear else num_query_tokens or default_queries(eyes.patches.shape[1]),
         image_token_id=image_token_id,
         video_token_id=video_token_id,
         vision_feature_select_strategy="full" if keep_cls else "default",
@@ -220,11 +223,22 @@ def abstractor_config(
         intermediate_size=16 * math.ceil(FFN_RATIO * width / 16),
         num_hidden_layers=num_layers or max(2, min(PAPER_LAYERS, round(PAPER_LAYERS * width / PAPER_WIDTH))),
         num_attention_heads=num_heads,
-        # The released 0.02 at width 1024; a narrower layer needs larger weights for the same activations.
-        initializer_range=round(0.02 * math.sqrt(PAPER_WIDTH / width), 4),
+        initializer_range=_spread(width),
         position_grid=eyes.grid,
         tells_frames=eyes.grid is not None,
     )
+
+
+def linear_config(eyes: Eyes) -> MplugOwlVisualAbstractorConfig:
+    """A linear projector as wide as the encoder."""
+    width = eyes.patches.shape[2]
+    sizes: Any = {"encoder_hidden_size": width, "initializer_range": _spread(width)}
+    return MplugOwlVisualAbstractorConfig(kind="linear", position_grid=eyes.grid, **sizes)
+
+
+def _spread(width: int) -> float:
+    """The released 0.02 at width 1024; a narrower layer needs larger weights for the same activations."""
+    return round(0.02 * math.sqrt(PAPER_WIDTH / width), 4)
 
 
 def default_queries(patches: int) -> int:
@@ -322,9 +336,8 @@ def chat_template_for(tokenizer: PreTrainedTokenizerBase) -> str:
 def _generation_config(causal_lm: PreTrainedModel, config: MplugOwlConfig):
     """The LLM's own; a slot is never an answer, and would have no picture to fill it."""
     generation_config = copy.deepcopy(causal_lm.generation_config)
-    reachable = [
-        i for i in (config.image_token_id, config.video_token_id) if i < config.text_config.vocab_size
-    ]
+    slots, limit = (config.image_token_id, config.video_token_id), config.text_config.vocab_size
+    reachable = [i for i in slots if i < limit]
     if reachable:
         generation_config.suppress_tokens = reachable
     return generation_config
@@ -349,9 +362,7 @@ def _part_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """A part is built in the dtype of the whole, not in the one it was stored in, and names no classes."""
     config = copy.deepcopy(config)
     config.dtype = None
-    config.num_labels = (
-        2  # transformers' default, which is not written; ImageNet's labels are most of a config.json
-    )
+    config.num_labels = 2  # the default, which is not written; ImageNet's labels are most of a config.json
     return config
 
 
@@ -378,7 +389,11 @@ def _first(names: Iterable[str], count: int = 4) -> str:
     return (", ".join(names[:count]) or "nothing") + more
 
 
-def _refuse_below_one(**sizes: int | None) -> None:
+def _refuse_sizes(abstractor: str, **sizes: int | None) -> None:
+    if abstractor not in ("queries", "linear"):
+        raise ValueError(f"abstractor is {abstractor!r}; use queries or linear")
     for name, value in sizes.items():
+        if value is not None and abstractor == "linear":
+            raise ValueError(f"a linear projector has no {name}; leave it out")
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; give at least 1")

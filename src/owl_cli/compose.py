@@ -12,6 +12,10 @@ def compose(
     vision: Annotated[str, typer.Option(help="Vision encoder: a hub id or a folder.")],
     llm: Annotated[str, typer.Option(help="Causal language model: a hub id or a folder.")],
     out: Annotated[Path, typer.Option(callback=unused_folder, help="Folder to write, new or empty.")],
+    abstractor: Annotated[
+        Literal["queries", "linear"],
+        typer.Option(help="queries: the paper's abstractor; linear: a token for each patch, as in LLaVA."),
+    ] = "queries",
     queries: Annotated[
         int | None, typer.Option(min=1, help="Learned queries; an image becomes queries + 1 visual tokens.")
     ] = None,
@@ -43,6 +47,7 @@ def compose(
         vision,
         llm,
         out,
+        abstractor=abstractor,
         num_query_tokens=queries,
         num_layers=layers,
         width=width,

@@ -80,3 +80,13 @@ def test_heads_that_do_not_divide_the_width_are_refused_with_both_numbers(
     assert isinstance(result.exception, ValueError)
     assert "3 heads do not divide" in str(result.exception)
     assert not (tmp_path / "owl").exists()
+
+
+def test_compose_puts_a_linear_projector_where_it_is_asked_for(
+    encoder: Path, llm: Path, tmp_path: Path
+) -> None:
+    result = compose(encoder, llm, tmp_path / "owl", "--abstractor", "linear", "--no-cls")
+    assert result.exit_code == 0, result.output
+    # The processor's default crop of 224 pixels, in patches of 7.
+    assert f"an image becomes {32 * 32 + 1} visual tokens" in result.output
+    assert open_checkpoint(tmp_path / "owl")[0].config.visual_abstractor_config.kind == "linear"

@@ -17,6 +17,7 @@ from open_owl.train.recipe import Recipe
 from open_owl.train.run import TrainingStopped, train
 from open_owl.train.run_folder import (
     ChangedRecipeError,
+    claim,
     forget_half_written,
     forget_old_checkpoints,
     last_checkpoint,
@@ -201,6 +202,21 @@ def test_a_changed_recipe_is_refused_with_the_difference(folder):
         quietly(two_stages(folder, steps=5))
     assert "-  steps: 4" in str(refused.value)
     assert "+  steps: 5" in str(refused.value)
+
+
+def test_a_run_that_an_older_version_began_goes_on_where_its_missing_keys_have_their_defaults(folder):
+    recipe = two_stages(folder, "older")
+    kept = claim(recipe) / "recipe.yaml"
+    ours = kept.read_text()
+    kept.write_text(ours.replace("  visual_cache_gib: 20.0\n", ""))
+    assert len(kept.read_text()) < len(ours)
+    assert claim(recipe) == folder / "older"
+    kept.write_text(ours.replace("visual_cache_gib: 20.0", "visual_cache_gib: 30.0"))
+    with pytest.raises(ChangedRecipeError, match=r"-  visual_cache_gib: 30"):
+        claim(recipe)
+    kept.write_text(ours.replace("visual_cache_gib", "a_key_of_another_version"))
+    with pytest.raises(ChangedRecipeError, match="-  a_key_of_another_version"):
+        claim(recipe)
 
 
 def test_epochs_count_the_rows_of_all_sources(folder):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from open_owl.model import MplugOwlForConditionalGeneration
+from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlLinearProjector
 from open_owl.model.attention_mplug_owl import eager_attention
 from open_owl.model.vision_mplug_owl import has_cls_token
 
@@ -27,7 +27,8 @@ def attention_maps(model: MplugOwlForConditionalGeneration, pixel_values: torch.
     The weights are the mean over the heads and over all layers, since every layer reads the patches anew.
     What went to the queries themselves and to the encoder's CLS token (and registers), which lie nowhere in
     the picture, is left out, and the rest of each query's map sums to 1. The abstractor reads a picture
-    before any question is known: the maps belong to the picture, not to a question.
+    before any question is known: the maps belong to the picture, not to a question. The tokens of a linear
+    projector read one place each, and so their maps say.
 
     pixel_values [images, channels, height, width] -> [images, queries, rows, columns] float32
 
@@ -37,6 +38,9 @@ def attention_maps(model: MplugOwlForConditionalGeneration, pixel_values: torch.
     abstractor = model.model.abstractor
     patches = model.model.read_patches(pixel_values.to(model.device))
     rows, columns = patch_grid(model, patches.shape[1], *pixel_values.shape[-2:])
+    if isinstance(abstractor, MplugOwlLinearProjector):
+        own_place = torch.eye(rows * columns, device=patches.device).unflatten(-1, (rows, columns))
+        return own_place.expand(len(patches), -1, -1, -1)
     patches = abstractor._place(patches, is_video=False)
     queries = abstractor.query_tokens.to(patches.dtype).expand(patches.shape[0], -1, -1)
     weights = torch.zeros((), device=patches.device)

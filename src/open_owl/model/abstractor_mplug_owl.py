@@ -117,12 +117,8 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
             for name in ("query_tokens", "temporal_query_tokens", "vit_eos"):
                 if hasattr(self, name):
                     init.normal_(getattr(self, name), std=self.config.initializer_range)
-            if self.position_embedding is not None and self.config.position_grid is not None:
-                rows, columns = self.config.position_grid
-                init.copy_(
-                    self.position_embedding,
-                    sine_cosine_grid(rows, columns, self.config.hidden_size),
-                )
+            if self.position_embedding is not None:
+                init.copy_(self.position_embedding, place_code(self.config, self.config.hidden_size))
 
     def forward(self, patches: torch.Tensor, is_video: bool = False) -> torch.Tensor:
         """patches: [images, patches, encoder width]; of a video, the patches of all its frames in order."""
@@ -167,6 +163,13 @@ def frame_code(frames: int, width: int) -> torch.Tensor:
     waves = torch.logspace(0, -2, (width + 1) // 2, dtype=torch.float64)
     angles = torch.arange(frames, dtype=torch.float64)[:, None] * waves[None]
     return torch.cat([angles.sin(), angles.cos()], dim=1)[None, :, :width].float()
+
+
+def place_code(config: MplugOwlVisualAbstractorConfig, width: int) -> torch.Tensor:
+    """What the position embedding of a `position_grid` starts from: [1, patches, width]."""
+    assert config.position_grid is not None  # only then is there a position embedding
+    rows, columns = config.position_grid
+    return sine_cosine_grid(rows, columns, width)
 
 
 def sine_cosine_grid(rows: int, columns: int, width: int) -> torch.Tensor:

@@ -32,6 +32,8 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     """The learned queries and the cross-attention layers that read an image (paper, section 3.1).
 
     Args:
+        kind: `queries`, the paper's; or `linear`, one linear layer from each patch to a visual token. Of the
+            other settings it has `encoder_hidden_size`, `initializer_range` and `position_grid`.
         encoder_hidden_size: width of the vision encoder's patches.
         position_grid: [rows, columns] of the encoder's map, for an encoder that gives no sense of place (a
             convolutional one): a learned 2-D position embedding is then added to the patches. None: none is.
@@ -43,6 +45,7 @@ class MplugOwlVisualAbstractorConfig(PreTrainedConfig):
     model_type = "mplug_owl_visual_abstract"
     base_config_key = "visual_abstractor_config"
 
+    kind: Literal["queries", "linear"] = "queries"
     encoder_hidden_size: int = 1024
     hidden_size: int = 1024
     intermediate_size: int = 2816
@@ -73,7 +76,8 @@ class MplugOwlConfig(PreTrainedConfig):
         vision_config: any encoder that `AutoModel.from_config` builds, or `MplugOwlVisionConfig`.
         text_config: any decoder that `AutoModel.from_config` builds.
         visual_abstractor_config: the abstractor; the key is the released files' own.
-        num_query_tokens: visual tokens an image becomes, before the appended `vit_eos`.
+        num_query_tokens: visual tokens an image becomes, before the appended `vit_eos`; of a linear projector
+            the number of patches.
         image_token_id, video_token_id: ids of the slots; they may lie beyond the LLM's vocabulary.
         vision_feature_select_strategy: `full` keeps the encoder's CLS token (as the released model does),
             `default` drops it (the LLaVA term).

@@ -17,12 +17,12 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .abstractor_mplug_owl import MplugOwlVisualAbstractor
 from .attention_mplug_owl import supported_attention
 from .configuration_mplug_owl import MplugOwlConfig
 from .generation_mplug_owl import WordsOnly, repeat_media, words_only
 from .language_mplug_owl import build_language_model, embedding_name, shape_logits
 from .loss_mplug_owl import losses_of, losses_through, mean_over
+from .projector_mplug_owl import build_abstractor
 from .saving_mplug_owl import copy_model_code
 from .vision_mplug_owl import build_vision_model, has_cls_token, read_patches
 
@@ -93,9 +93,7 @@ class MplugOwlModel(MplugOwlPreTrainedModel):
         self.vision_model = build_vision_model(config.vision_config, config.vision_final_norm)
         self.language_model = build_language_model(config.text_config)
         width = cast(nn.Embedding, self.language_model.get_input_embeddings()).embedding_dim
-        self.abstractor = MplugOwlVisualAbstractor(
-            config.visual_abstractor_config, config.num_query_tokens, width
-        )
+        self.abstractor = build_abstractor(config.visual_abstractor_config, config.num_query_tokens, width)
         self.drop_cls_token = config.vision_feature_select_strategy == "default" and has_cls_token(
             self.vision_model
         )

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from open_owl.data.packing import Batch
 from open_owl.model import MplugOwlForConditionalGeneration
-from open_owl.model.abstractor_mplug_owl import MplugOwlVisualAbstractor
+from open_owl.model.projector_mplug_owl import build_abstractor
 from open_owl.model.vision_mplug_owl import build_vision_model, read_patches
 
 # Dense bf16 matrix products a second, by the vendor's datasheet; the name as torch tells it.
@@ -153,7 +153,7 @@ class _VisualParts:
         frames = shape[0] if len(shape) == 4 else 1
         with torch.device("meta"):
             vision = build_vision_model(_eager(config.vision_config), config.vision_final_norm)
-            abstractor = MplugOwlVisualAbstractor(
+            abstractor = build_abstractor(
                 _eager(config.visual_abstractor_config), config.num_query_tokens, self.width
             )
             pixels = torch.empty(frames, *shape[-3:])

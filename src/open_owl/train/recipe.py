@@ -34,6 +34,7 @@ class Composition(Settings):
 
     vision: str
     llm: str
+    abstractor: Literal["queries", "linear"] = "queries"
     num_query_tokens: PositiveInt | None = None
     num_layers: PositiveInt | None = None
     width: PositiveInt | None = None

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from open_owl.train.loading import recipe_text
 from open_owl.train.recipe import Recipe
 
@@ -23,7 +25,7 @@ def claim(recipe: Recipe) -> Path:
     """The run's folder, with its recipe in it.
 
     Another number of `workers` is the same recipe, so that a run goes on with as many readers on another
-    number of processes.
+    number of processes. So is one that an older version wrote, without keys that have their defaults now.
 
     Raises:
         ChangedRecipeError: another recipe is there already; the message has the difference.
@@ -31,7 +33,7 @@ def claim(recipe: Recipe) -> Path:
     output, ours = Path(recipe.output_dir), recipe_text(recipe)
     kept = output / RECIPE
     if kept.is_file():
-        theirs = kept.read_text(encoding="utf-8")
+        theirs = _with_defaults(kept.read_text(encoding="utf-8"))
         if _without_workers(theirs) != _without_workers(ours):
             changes = difflib.unified_diff(
                 theirs.splitlines(), ours.splitlines(), "begun with", "asked for now", lineterm="", n=1
@@ -43,6 +45,14 @@ def claim(recipe: Recipe) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     _write_whole(kept, ours)
     return output
+
+
+def _with_defaults(recipe: str) -> str:
+    """A kept recipe as this version writes it; as it is where this version cannot read it."""
+    try:
+        return recipe_text(Recipe.model_validate(yaml.safe_load(recipe)))
+    except (ValueError, OSError, yaml.YAMLError):
+        return recipe
 
 
 def _write_whole(file: Path, text: str) -> None:
