@@ -5,14 +5,11 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import last_quickstart
+from owl_cli.options import Device, Dtype, ModelOption, last_quickstart
 
 
 def chat(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."),
-    ] = None,
+    model: ModelOption = None,
     image: Annotated[
         list[Path] | None,
         typer.Option(exists=True, dir_okay=False, help="A picture for the first question; may be repeated."),
@@ -25,12 +22,8 @@ def chat(
     top_p: Annotated[
         float, typer.Option(min=0.01, max=1, help="Draw among the likeliest words of this share.")
     ] = 1.0,
-    device: Annotated[
-        str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Talk to a model about pictures.
 

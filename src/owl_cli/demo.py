@@ -4,22 +4,17 @@ from typing import Annotated
 
 import typer
 
+from owl_cli.options import Device, Dtype, ModelArgument
+
 
 def demo(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."),
-    ] = None,
+    model: ModelArgument = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines look.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
-    device: Annotated[
-        str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Show a chat page, at http://HOST:PORT, until Ctrl-C.
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from owl_cli.options import ENDPOINT_KEY, EVALUATION_DATA, RATED_ANSWERS, WITH_PUBLISHED, last_quickstart
+from owl_cli.options import (
+    ENDPOINT_KEY,
+    EVALUATION_DATA,
+    RATED_ANSWERS,
+    WITH_PUBLISHED,
+    Dtype,
+    last_quickstart,
+)
 
 if TYPE_CHECKING:
     from open_owl.evaluate.asking import Ask
@@ -50,9 +57,7 @@ def owleval(
     device: Annotated[
         str | None, typer.Option(help="Where a checkpoint runs; the GPU if there is one.")
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
-    ] = None,
+    dtype: Dtype = None,
 ) -> None:
     """Ask a model OwlEval's 82 questions about 50 pictures, and write its answers in OwlEval's format.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owl_cli.options import last_quickstart
+from owl_cli.options import Device, Dtype, ModelOption, last_quickstart
 
 
 def explain(
@@ -13,10 +13,7 @@ def explain(
         list[Path], typer.Option(exists=True, dir_okay=False, help="A picture; may be repeated.")
     ],
     prompt: Annotated[str, typer.Option(help="The question.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."),
-    ] = None,
+    model: ModelOption = None,
     answer: Annotated[
         str | None, typer.Option(help="Explain this answer; left out: the one that the model gives.")
     ] = None,
@@ -24,12 +21,8 @@ def explain(
         Path, typer.Option(help="Folder of the page and pictures; an earlier explanation there is replaced.")
     ] = Path("explain"),
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 512,
-    device: Annotated[
-        str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Show where in its pictures each word of an answer comes from, and where the abstractor looked.
 

@@ -1,8 +1,18 @@
 """Options that several subcommands share: their checks, and what stands in for one that is left out."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
+
+# What the commands that open a model share.
+_MODEL_HELP = "Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."
+ModelArgument = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
+ModelOption = Annotated[str | None, typer.Option(help=_MODEL_HELP)]
+Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
+]
 
 
 def unused_folder(path: Path) -> Path:

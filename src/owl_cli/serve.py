@@ -5,16 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from owl_cli.options import last_quickstart
+from owl_cli.options import Device, Dtype, ModelArgument, last_quickstart
 
 MIB = 2**20
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."),
-    ] = None,
+    model: ModelArgument = None,
     served_name: Annotated[
         str | None, typer.Option(help="What clients call the model; the folder's name where left out.")
     ] = None,
@@ -66,12 +63,8 @@ def serve(
     log_content: Annotated[
         bool, typer.Option("--log-content", help="Write questions and answers to the log.")
     ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Serve a model to OpenAI clients, at http://HOST:PORT/v1, until Ctrl-C or SIGTERM.
 

@@ -7,7 +7,7 @@ import torch
 
 from open_owl.owlet.grown.training import llm, run, vision
 from open_owl.owlet.grown.training.loop import Course, _optimizers, pretrain
-from open_owl.owlet.grown.training.plan import SHARES, Plan
+from open_owl.owlet.grown.training.plan import STEPS, Plan
 
 TINY = Plan(llm=2, vision=2, stage1=2, stage2=2, rows=40, questions=1)
 
@@ -90,11 +90,12 @@ def test_a_loss_that_is_no_number_stops_the_course_before_the_weights_change(tmp
     assert torch.equal(model.weight, before)
 
 
-def test_minutes_are_shared_out_and_all_of_them_leave_room_for_rows_and_exam():
-    assert sum(SHARES.values()) <= 0.96
+def test_fewer_minutes_are_fewer_steps_of_every_part_in_the_same_shares():
     short, long = Plan.for_minutes(15), Plan.for_minutes(150)
-    assert long.llm == pytest.approx(10 * short.llm, rel=0.01)
-    assert long.questions == 50
+    for part, steps in STEPS.items():
+        assert getattr(long, part) == steps
+        assert getattr(short, part) == steps // 10
+    assert (short.questions, long.questions) == (5, 50)
     with pytest.raises(ValueError, match="at least 1"):
         Plan.for_minutes(0.001)
 

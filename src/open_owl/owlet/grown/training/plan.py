@@ -1,4 +1,4 @@
-"""How long each part of the run is: shares of the minutes, turned into steps by the pace of two CPU cores.
+"""How long each part of the run is.
 
 Steps, not minutes, are what a run is made of, so that it gives the same weights on any machine that computes
 alike. A slower machine takes longer.
@@ -6,10 +6,10 @@ alike. A slower machine takes longer.
 
 from dataclasses import dataclass, fields
 
-# Seconds a step on two cores of an AMD EPYC with AVX-512 (docs/owlet.md tells how they were measured).
-SECONDS_A_STEP = {"llm": 0.21, "vision": 0.26, "stage1": 0.74, "stage2": 0.54}
-# What is left is for writing the rows and for the exam.
-SHARES = {"llm": 0.45, "vision": 0.12, "stage1": 0.20, "stage2": 0.18}
+# What two cores of an AMD EPYC with AVX-512 do in 150 minutes (docs/owlet.md has the pace of each part), with
+# some left for writing the rows and for the exam.
+MINUTES = 150
+STEPS = {"vision": 4150, "llm": 10_000, "stage1": 2600, "stage2": 4000}
 CONVERSATIONS = 32  # an update of a stage
 
 
@@ -36,7 +36,7 @@ class Plan:
         Raises:
             ValueError: too few minutes for one step of each part.
         """
-        steps = {part: int(60 * minutes * share / SECONDS_A_STEP[part]) for part, share in SHARES.items()}
+        steps = {part: int(count * minutes / MINUTES) for part, count in STEPS.items()}
         # No row of a stage is seen more often than twice.
         rows = max(steps["stage1"], steps["stage2"]) * CONVERSATIONS // 2
         return cls(**steps, rows=rows, questions=max(2, min(50, round(minutes / 3))))

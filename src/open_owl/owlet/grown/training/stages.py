@@ -10,11 +10,12 @@ import yaml
 
 from ..registry import ABILITIES, stream
 from ..rows import Row, write_tar
-from ..splits import TRAIN
+from ..splits import TRAIN, Split
 from .plan import CONVERSATIONS, Plan
 from .transcripts import make_transcript
 
 ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads": 6}
+ASKED_MUCH = Split(questions=8)
 DESCRIBED = 0.35  # the share of stage 1 that is asked for a description; the rest writes all that is there
 
 # How often each ability is asked in stage 2, of pictures and of text alone.
@@ -33,8 +34,8 @@ def captions(seed: int) -> Iterator[Row]:
 
 
 def seen(seed: int) -> Iterator[Row]:
-    """Talk about pictures of every ability."""
-    return (row for row in stream(f"{seed} seen", SEEN_WEIGHTS) if row.pictures)
+    """Talk about pictures of every ability: a picture is looked at once for all questions about it."""
+    return (row for row in stream(f"{seed} seen", SEEN_WEIGHTS, ASKED_MUCH) if row.pictures)
 
 
 def text(seed: int) -> Iterator[Row]:
