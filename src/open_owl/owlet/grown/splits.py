@@ -108,3 +108,6 @@ def _layouts(group: str, held_out: bool, first: tuple[str, ...]) -> tuple[Layout
 
 
 TRAIN = Split()
+ASKED_MUCH = Split(
+    questions=8
+)  # training, where what stands there or is shown is read once for many questions

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ...tokenizer import BOS, EOS, PAD
 from ..registry import ABILITIES, make_row
 from ..rows import Row
-from ..splits import TRAIN, Split
+from ..splits import ASKED_MUCH, TRAIN, Split
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
@@ -23,7 +23,6 @@ from .transcripts import make_transcript
 WIDTH, LAYERS, HEADS, MLP = 192, 4, 4, 512
 ROWS = 32  # conversations a step
 PAPER_ROWS = 100  # of each ability, to look at how well it reads
-ASKED_MUCH = Split(questions=8)  # what stands there is read once for all questions about it
 GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
 
 # How often each ability is asked, in parts: more often what is harder to read.

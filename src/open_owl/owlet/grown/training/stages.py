@@ -10,12 +10,11 @@ import yaml
 
 from ..registry import ABILITIES, stream
 from ..rows import Row, write_tar
-from ..splits import TRAIN, Split
+from ..splits import ASKED_MUCH, TRAIN
 from .plan import CONVERSATIONS, Plan
 from .transcripts import make_transcript
 
 ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads": 6}
-ASKED_MUCH = Split(questions=8)
 DESCRIBED = 0.35  # the share of stage 1 that is asked for a description; the rest writes all that is there
 
 # How often each ability is asked in stage 2, of pictures and of text alone.
