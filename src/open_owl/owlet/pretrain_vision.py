@@ -87,10 +87,13 @@ def _part_hidden(
     return picture, labels
 
 
-def build_model() -> ResNetModel:
+def build_model(
+    stem: int = 32, widths: tuple[int, int] = (48, WIDTH), depths: tuple[int, int] = (1, 2)
+) -> ResNetModel:
     """A small ResNet: a stem to a quarter of the side, one stage there and one at an eighth."""
-    config = ResNetConfig(embedding_size=32, hidden_sizes=[48, WIDTH], depths=[1, 2], layer_type="basic")
-    return ResNetModel(config)
+    return ResNetModel(
+        ResNetConfig(embedding_size=stem, hidden_sizes=list(widths), depths=list(depths), layer_type="basic")
+    )
 
 
 class DenseHead(nn.Module):

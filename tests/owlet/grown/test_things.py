@@ -97,7 +97,7 @@ _NAME_KIND = re.compile(rf"\b({_COLOR})\b")
 
 def test_answers_about_one_picture_are_those_that_its_pixels_give():
     done = Counter()
-    for row in rows_of("visual", 250):
+    for row in rows_of("visual", 400):
         scene = without_noise(row.pictures[0])
         if scene.front:
             continue

@@ -29,15 +29,17 @@ def interview(
     count = rng.randint(1, split.questions)
     chosen = rng.sample(list(askers), len(askers))
     chosen += rng.choices(list(askers), k=max(0, 2 * count - len(askers)))
-    return different(asker(rng, split, subject) for asker in chosen)[:count]
+    return different((asker(rng, split, subject) for asker in chosen), count)
 
 
-def different(turns: Iterable[Turn | None]) -> list[Turn]:
-    """The turns that ask something, each question once."""
+def different(turns: Iterable[Turn | None], most: int = 1000) -> list[Turn]:
+    """The turns that ask something, each question once; no more are drawn than make `most`."""
     found: dict[str, Turn] = {}
     for turn in turns:
         if turn is not None:
             found.setdefault(turn.question.text, turn)
+        if len(found) == most:
+            break
     return list(found.values())
 
 

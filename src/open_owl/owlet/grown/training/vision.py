@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel
 
-from ...pretrain_vision import MEAN, SPREAD, save
+from ...pretrain_vision import MEAN, SPREAD, build_model, save
 from ..canvas import SIDE
 from ..charts import make_bars, make_line
 from ..paper import make_form, make_receipt, make_table
@@ -91,14 +90,6 @@ def _recolored(rng: random.Random, scene: Scene) -> Scene:
     return replace(scene, things=tuple(new.values()), front=new[scene.front] if scene.front else None)
 
 
-def build_encoder() -> ResNetModel:
-    """A small ResNet: a stem to a quarter of the side, one stage there and one at an eighth."""
-    config = ResNetConfig(
-        embedding_size=STEM, hidden_sizes=list(WIDTHS), depths=list(DEPTHS), layer_type="basic"
-    )
-    return ResNetModel(config)
-
-
 class DenseHead(nn.Module):
     """One linear layer from a place's features to all labels of that place."""
 
@@ -126,7 +117,7 @@ class Seer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = build_encoder()
+        self.encoder = build_model(STEM, WIDTHS, DEPTHS)
         self.head = DenseHead(WIDTHS[-1])
 
     def forward(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
