@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ...tokenizer import BOS, EOS, PAD
+from ...tokenizer import BOS, EOS, PAD, SPECIAL
 from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import ASKED_MUCH, TRAIN, Split
+from .guidance import WEIGHTS as GUIDANCE
+from .guidance import Gazes, collate_looks, looking_losses, looks
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
 from .transcripts import ABILITY as TRANSCRIPT
 from .transcripts import make_transcript
 
-WIDTH, LAYERS, HEADS, MLP = 192, 4, 4, 512
+WIDTH, LAYERS, HEADS, MLP = 192, 6, 4, 512
 ROWS = 32  # conversations a step
 PAPER_ROWS = 100  # of each ability, to look at how well it reads
 GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
@@ -32,17 +34,18 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
-# What all reading is made of comes first: saying random words again, then copying what stands there, in plain
-# words. Each is so many steps, but no more than its share of a short course.
-REPEATING, COPYING = (600, 0.25), (400, 0.15)
-COPYING_WEIGHTS: dict[str, float] = {TRANSCRIPT: 4, "description": 3, "visual": 2, "text_only": 1}
+# What all reading is made of comes first: saying random words again. So many steps, but no more than this share.
+REPEATING = (400, 0.25)
+COPIES = 0.2  # how much of what a fresh head looks at it adds to where it looks from
+SILENT = (*SPECIAL, *';.:,?"{}[]')  # tokens that name nothing
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A fresh Llama whose keys begin as its queries: every token looks at its like from the first step on.
+    """A fresh Llama whose heads begin as copiers: every token looks at its like and adds what it sees there.
 
-    To copy, a model has to find where a word has stood before. From keys of their own it does not find out
-    within thousands of steps at this size (docs/LOG.md).
+    To copy, a model has to find where a word has stood before. From keys and outputs of their own it does not
+    find out within thousands of steps at this size (docs/LOG.md). So keys begin as the queries, outputs as the
+    values turned round, and values alike in all layers, so that what one layer brings the next one knows.
     """
     ids = tokenizer.get_vocab()
     model = LlamaForCausalLM(
@@ -61,9 +64,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             eos_token_id=ids[EOS],
         )
     )
+    layers = cast(Any, model.model.layers)
     with torch.no_grad():
-        for layer in cast(Any, model.model.layers):
-            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        for layer in layers:
+            attention = layer.self_attn
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.v_proj.weight.copy_(layers[0].self_attn.v_proj.weight)
+            attention.o_proj.weight.copy_(COPIES * attention.v_proj.weight.T)
+            layer.mlp.down_proj.weight.mul_(COPIES)
     return model
 
 
@@ -72,13 +80,17 @@ class Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
         self.ids = tokenizer.get_vocab()
+        self.silent = frozenset(self.ids[mark] for mark in SILENT if mark in self.ids)
         self.seed = seed
-        self.repeating, copying = (min(most, int(share * steps)) for most, share in (REPEATING, COPYING))
-        self.copying_until = self.repeating + copying
+        most, share = REPEATING
+        self.repeating = min(most, int(share * steps))
         self._group = lru_cache(maxsize=1)(self._draw_group)
 
-    def batch(self, step: int) -> dict[str, Tensor]:
-        return collate(self._group(step // GROUP)[step % GROUP])
+    def batch(self, step: int) -> tuple[dict[str, Tensor], dict[int, Gazes]]:
+        """The conversations of a step, and where to look in them."""
+        rows = self._group(step // GROUP)[step % GROUP]
+        batch = collate(rows)
+        return batch, collate_looks([looks(row, self.silent) for row in rows], batch["labels"].shape[1])
 
     def _draw_group(self, number: int) -> list[list[Told]]:
         rng = random.Random(f"owlet reads {self.seed} {number}")
@@ -90,20 +102,20 @@ class Reader:
     def _told(self, rng: random.Random, step: int) -> Told:
         if step < self.repeating:
             return repeated(rng, self.ids)
-        copies = step < self.copying_until
-        weights = COPYING_WEIGHTS if copies else WEIGHTS
-        ability = rng.choices(list(weights), list(weights.values()))[0]
+        ability = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, ASKED_MUCH)
-        manner = Manner.draw_one(rng, row)
-        return tell(rng, self.ids, row, manner.plain if copies else manner)
+        return tell(rng, self.ids, row, Manner.draw_one(rng, row))
 
 
-def answer_logits(model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float) -> tuple[Tensor, Tensor]:
-    """Logits of the supervised tokens [tokens, vocabulary], and the tokens [tokens]."""
-    states = model.model(inputs_embeds=embed(model.model.embed_tokens, batch, noise))[0]
+def read(
+    model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Logits of the supervised tokens [tokens, vocabulary], the tokens [tokens], what went into each layer."""
+    embedded = embed(model.model.embed_tokens, batch, noise)
+    output = model.model(inputs_embeds=embedded, output_hidden_states=True)
     labels = batch["labels"][:, 1:]
     chosen = labels != IGNORED
-    return model.lm_head(states[:, :-1][chosen]), labels[chosen]
+    return model.lm_head(output[0][:, :-1][chosen]), labels[chosen], output.hidden_states
 
 
 def train_llm(folder: Path, course: Course) -> Path:
@@ -114,11 +126,17 @@ def train_llm(folder: Path, course: Course) -> Path:
     reader, papers = Reader(tokenizer, course.seed, course.steps), reading_papers(PAPER_ROWS)
 
     def learn(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = reader.batch(step)
-        logits, wanted = answer_logits(model, batch, noise=0.5)
-        right = (logits.argmax(-1) == wanted).float().mean().item()
-        tokens = float((batch["words"][:, :, 0] >= 0).sum())
-        return torch.nn.functional.cross_entropy(logits, wanted), {"right": right, "tokens": tokens}
+        batch, gazes = reader.batch(step)
+        logits, wanted, states = read(model, batch, noise=0.5)
+        saying = torch.nn.functional.cross_entropy(logits, wanted)
+        looking = looking_losses(model, states, gazes)
+        told = {
+            "says": saying.item(),
+            "right": (logits.argmax(-1) == wanted).float().mean().item(),
+            "tokens": float((batch["words"][:, :, 0] >= 0).sum()),
+            **{f"looks {layer}": loss.item() for layer, loss in looking.items()},
+        }
+        return saying + sum(GUIDANCE[layer] * loss for layer, loss in looking.items()), told
 
     def look() -> dict[str, float]:
         return {f"reads {name}": share for name, share in examine(model, reader.ids, papers).items()}
@@ -148,7 +166,7 @@ def examine(
         rng = random.Random(name)
         told = [tell(rng, ids, row, manner or Manner(soft=i % 2 == 1)) for i, row in enumerate(rows)]
         batch = collate(told)
-        logits, wanted = answer_logits(model, batch, noise=0.0)
+        logits, wanted, _ = read(model, batch, noise=0.0)
         right = (logits.argmax(-1) == wanted).tolist()
         answer: list[bool] = []
         for one, token in zip(right, wanted.tolist(), strict=True):

@@ -24,6 +24,7 @@ from .transcripts import letters_of_unknown
 MOST_WORDS = 6  # that are added into one position
 IGNORED = -100
 NO_WORD = -1
+NO_FACT = -1
 
 SOFT = 0.6  # the share of conversations whose pictures are told softly
 SPELLED = 0.5  # the share in which written words stand letter by letter
@@ -35,26 +36,36 @@ NOISE = 0.5  # the most noise on a soft position, in standard deviations of the 
 
 @dataclass
 class Told:
-    """A conversation in token ids: those at each position (several where added), labels, which are soft."""
+    """A conversation in token ids: those at each position (several where added), labels, which are soft.
+
+    `facts` has for each position the number of the told fact that it belongs to, or NO_FACT.
+    """
 
     words: list[list[int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     soft: list[bool] = field(default_factory=list)
+    facts: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.words)
 
-    def add(self, ids: Iterable[int], supervised: bool = False) -> None:
+    @property
+    def next_fact(self) -> int:
+        return max(self.facts, default=NO_FACT) + 1
+
+    def add(self, ids: Iterable[int], supervised: bool = False, fact: int = NO_FACT) -> None:
         for token in ids:
             self.words.append([token])
             self.labels.append(token if supervised else IGNORED)
             self.soft.append(False)
+            self.facts.append(fact)
 
-    def add_soft(self, ids: list[int]) -> None:
+    def add_soft(self, ids: list[int], fact: int = NO_FACT) -> None:
         """One position for all of `ids`; of none, noise alone."""
         self.words.append(ids)
         self.labels.append(IGNORED)
         self.soft.append(True)
+        self.facts.append(fact)
 
 
 @dataclass(frozen=True)
@@ -125,16 +136,17 @@ def _tell_picture(
         plain = [[ids[word] for group in fact for word in group] for fact in groups]
         told.add(ids[word] for word in (head, ":"))
         for i, fact in enumerate(plain):
-            told.add([*fact, ids["." if i == len(plain) - 1 else ";"]])
+            told.add([*fact, ids["." if i == len(plain) - 1 else ";"]], fact=told.next_fact)
         return
     merge = rng.choice((0.6, 1.0, 1.0, 1.0))
     marks = merge < 1 or rng.random() < 0.3
     told.add_soft([ids[head]])
     for fact in groups:
+        number = told.next_fact
         for words in _merged(rng, fact, merge):
-            told.add_soft([ids[word] for word in words])
+            told.add_soft([ids[word] for word in words], number)
         if marks:
-            told.add_soft([ids[";"]])
+            told.add_soft([ids[";"]], number)
         while rng.random() < EMPTY:
             told.add_soft([])
 
