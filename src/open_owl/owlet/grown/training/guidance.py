@@ -23,7 +23,9 @@ from .reading import IGNORED, NO_FACT, Told
 
 GATHERING, ASKING, FINDING = 0, 1, 2  # the layers; of each its first head
 WEIGHTS = {GATHERING: 0.3, ASKING: 0.3, FINDING: 1.0}  # beside 1 for the words that are said
-QUESTION_LEADS = 3  # words of an answer for which the question tells what is asked; then what was just said does
+QUESTION_LEADS = (
+    3  # words of an answer for which the question tells what is asked; then what was just said does
+)
 JUST_SAID = 8  # words
 
 
@@ -99,9 +101,7 @@ class _Reading:
             since = min(self.places[fact].get(wanted, [0]))
             if keys:
                 since = max(since, min(place for word in keys for place in self.places[fact][word]))
-            found += [
-                Look(FINDING, here - 1, p) for p in range(since, here) if self.told.facts[p] == fact
-            ]
+            found += [Look(FINDING, here - 1, p) for p in range(since, here) if self.told.facts[p] == fact]
         return found
 
     def _right_facts(self, wanted: int, asked: Iterable[int]) -> set[int]:

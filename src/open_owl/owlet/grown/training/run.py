@@ -16,12 +16,14 @@ from open_owl.train.run import train
 from ..exam import draw_exam
 from .llm import train_llm
 from .loop import Course
+from .pack import pack
 from .plan import Plan
 from .result import sit_once, write_report
 from .stages import write_recipe
 from .vision import train_vision
 
 PEAK_LLM, PEAK_MUON, PEAK_VISION = 2e-3, 5e-3, 3e-3
+OWLET = "owlet"  # the folder of the result, as it ships
 _RECORD = "run.json"
 
 
@@ -42,7 +44,8 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
     with record.timed("stages"):
         checkpoint = train(recipe)
     with record.timed("exam"):
-        exam, owl = draw_exam(seed, plan.questions), open_owl.load(checkpoint)
+        owl = open_owl.load(pack(checkpoint, out / OWLET))
+        exam = draw_exam(seed, plan.questions)
         sheets = {
             shown: sit_once(owl, exam, shown, out / f"answers-{shown}.json") for shown in ("own", "none")
         }

@@ -5,6 +5,7 @@ letters reach the language model as letters and not only as the words that train
 """
 
 import random
+from collections.abc import Mapping
 
 from ..graders import pieces
 from ..pictures import Picture
@@ -20,9 +21,9 @@ SCRAMBLED = 0.5
 _KNOWN = frozenset(vocabulary())
 
 
-def make_transcript(rng: random.Random, split: Split) -> Row:
-    """A picture of any sort and what `written` says of it."""
-    sort = rng.choices(list(SORTS), list(SORTS.values()))[0]
+def make_transcript(rng: random.Random, split: Split, sorts: Mapping[str, float] = SORTS) -> Row:
+    """A picture and what `written` says of it; `sorts` says how often each sort comes."""
+    sort = rng.choices(list(sorts), list(sorts.values()))[0]
     picture: Picture = make_picture(rng, split, sort)
     if rng.random() < SCRAMBLED:
         picture = scrambled(rng, picture)
