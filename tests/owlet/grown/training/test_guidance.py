@@ -1,4 +1,4 @@
-"""Where the language model is told to look, worked out by hand and against the attention that transformers gives."""
+"""Where the language model is told to look: worked out by hand, and against transformers' own attention."""
 
 import random
 

@@ -1,8 +1,8 @@
 """Where to look, as a second thing to learn while reading: what is told is known, and so is where it stands.
 
-To answer from what stands there, a model has to bring the words of a fact together, find the word of the question
-that the fact has, and look at that fact. One of these alone pays nothing, so that a small model stays with naming
-something of the right sort (docs/LOG.md). One head of each of three layers is told where to look:
+To answer from what stands there, a model has to bring the words of a fact together, find the word of the
+question that the fact has, and look at that fact. One of these alone pays nothing, so that a small model stays
+with naming something of the right sort (docs/LOG.md). One head of each of three layers is told where to look:
 
 - GATHERING, from every word of a fact at the words of the same fact before it;
 - ASKING, from where an answer's next word is said at the words of the question that the right fact has;
@@ -23,9 +23,7 @@ from .reading import IGNORED, NO_FACT, Told
 
 GATHERING, ASKING, FINDING = 0, 1, 2  # the layers; of each its first head
 WEIGHTS = {GATHERING: 0.3, ASKING: 0.3, FINDING: 1.0}  # beside 1 for the words that are said
-QUESTION_LEADS = (
-    3  # words of an answer for which the question tells what is asked; then what was just said does
-)
+QUESTION_LEADS = 3  # words of an answer that the question asks for; later ones what was just said
 JUST_SAID = 8  # words
 
 
@@ -46,7 +44,7 @@ class Gazes(NamedTuple):
 
 
 def looks(told: Told, silent: frozenset[int]) -> list[Look]:
-    """Where the answers of `told` are to be found; `silent` are tokens that name nothing, such as a full stop."""
+    """Where the answers of `told` are found; `silent` are tokens that name nothing, such as a full stop."""
     reading, found = _Reading(told, silent), []
     question, said = 0, 0  # where the question begins; words of the answer so far
     for here, (label, fact) in enumerate(zip(told.labels, told.facts, strict=True)):
@@ -160,7 +158,7 @@ def looking_losses(
 def _first_head_scores(
     model: LlamaForCausalLM, layer: int, states: Tensor, rows: Tensor, here: Tensor
 ) -> Tensor:
-    """Attention before the softmax, [n, positions], of the first head of `layer`; -inf for what comes later."""
+    """Attention before the softmax, [n, positions], of a layer's first head; -inf for what comes later."""
     block = cast(Any, model.model.layers[layer])
     size = block.self_attn.head_dim
     normed = block.input_layernorm(states)

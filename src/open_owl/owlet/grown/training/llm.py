@@ -34,7 +34,7 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
-# What all reading is made of comes first: saying random words again. So many steps, but no more than this share.
+# What all reading is made of comes first: saying random words again. Steps, and the largest share of a course.
 REPEATING = (400, 0.25)
 COPIES = 0.2  # how much of what a fresh head looks at it adds to where it looks from
 SILENT = (*SPECIAL, *';.:,?"{}[]')  # tokens that name nothing
@@ -44,8 +44,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A fresh Llama whose heads begin as copiers: every token looks at its like and adds what it sees there.
 
     To copy, a model has to find where a word has stood before. From keys and outputs of their own it does not
-    find out within thousands of steps at this size (docs/LOG.md). So keys begin as the queries, outputs as the
-    values turned round, and values alike in all layers, so that what one layer brings the next one knows.
+    find out within thousands of steps at this size (docs/LOG.md). So keys begin as the queries, outputs as
+    the values turned round, and values alike in all layers, so that what one layer brings the next one knows.
     """
     ids = tokenizer.get_vocab()
     model = LlamaForCausalLM(
@@ -110,7 +110,7 @@ class Reader:
 def read(
     model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Logits of the supervised tokens [tokens, vocabulary], the tokens [tokens], what went into each layer."""
+    """Logits of the supervised tokens [tokens, vocabulary], the tokens [tokens], each layer's input."""
     embedded = embed(model.model.embed_tokens, batch, noise)
     output = model.model(inputs_embeds=embedded, output_hidden_states=True)
     labels = batch["labels"][:, 1:]

@@ -13,7 +13,7 @@ from open_owl.checkpoint import open_checkpoint
 def pack(checkpoint: Path, out: Path) -> Path:
     """Writes `checkpoint` into the folder `out`, which appears when it is whole; what is there stays.
 
-    No code lies beside the weights, since OpenOwl has it; `owl export` writes a folder that needs nothing of it.
+    No code lies beside the weights, since OpenOwl has it; `owl export` writes a folder that needs none of it.
     """
     if out.is_dir():
         return out
