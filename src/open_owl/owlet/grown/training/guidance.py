@@ -1,8 +1,9 @@
 """Where to look, as a second thing to learn while reading: what is told is known, and so is where it stands.
 
-To answer from what stands there, a model has to bring the words of a fact together, find the word of the
-question that the fact has, and look at that fact. One of these alone pays nothing, so that a small model stays
-with naming something of the right sort (docs/LOG.md). One head of each of three layers is told where to look:
+To answer from what stands there, a model has to bring the words of a fact together, find the word of
+the question that the fact has, and look at that fact. One of these alone pays nothing, so that a small model
+stays with naming something of the right sort (docs/LOG.md). One head of each of three layers is told where
+to look:
 
 - GATHERING, from every word of a fact at the words of the same fact before it;
 - ASKING, from where an answer's next word is said at the words of the question that the right fact has;

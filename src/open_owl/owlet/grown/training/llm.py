@@ -34,7 +34,7 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
-# What all reading is made of comes first: saying random words again. Steps, and the largest share of a course.
+# What all reading is made of comes first: saying random words again. Steps, and the most of a course.
 REPEATING = (400, 0.25)
 COPIES = 0.2  # how much of what a fresh head looks at it adds to where it looks from
 SILENT = (*SPECIAL, *';.:,?"{}[]')  # tokens that name nothing

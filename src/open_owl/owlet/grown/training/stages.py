@@ -16,8 +16,8 @@ from .transcripts import make_transcript
 
 ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads": 6}
 
-# What stage 1 looks at. Things are told right after 400 steps, letters and digits long after (docs/LOG.md), so
-# that most pictures have something to read.
+# What stage 1 looks at. Things are told right after 400 steps, letters and digits long after (docs/LOG.md):
+# so most pictures have something to read.
 DESCRIBED = 0.2  # the share that is asked for a description of things; the rest writes all that is there
 READ_SORTS = {
     "things": 2, "overlap": 1, "signs": 3, "receipt": 3, "form": 2, "table": 3, "bars": 2, "line": 2,
