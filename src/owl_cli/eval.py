@@ -1,12 +1,13 @@
 """`owl eval`: OwlEval, its questions asked, its answers judged, its ratings reported."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from owl_cli.eval_world import world
 from owl_cli.options import (
     ENDPOINT_KEY,
     EVALUATION_DATA,
@@ -14,6 +15,7 @@ from owl_cli.options import (
     WITH_PUBLISHED,
     Dtype,
     last_quickstart,
+    progress,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 eval_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Ask OwlEval's questions, judge answers, report ratings.",
+    help="Ask OwlEval's questions or the picture world's, judge answers, report ratings.",
 )
 STORE = typer.Argument(metavar="STORE", help="The file that `owl rate` keeps ratings in.")
 
@@ -30,6 +32,9 @@ STORE = typer.Argument(metavar="STORE", help="The file that `owl rate` keeps rat
 @eval_app.callback()
 def evaluate() -> None:
     """Ask OwlEval's questions, judge answers, report ratings. `owl rate` is where people rate."""
+
+
+eval_app.command()(world)
 
 
 @eval_app.command()
@@ -86,7 +91,7 @@ def owleval(
     if len(begun_answers(questions, facts, out)) < total:  # else no model need be loaded
         with (
             _asking(model, endpoint, api_key, max_new_tokens, dtype, device) as ask,
-            _progress("asking") as tell,
+            progress("asking") as tell,
         ):
             answer_questions(questions, facts, ask, out, at_once, lambda answered: tell(answered, total))
     typer.echo(f"{total} answers are in {out}; next: owl rate {out}")
@@ -125,7 +130,7 @@ def judge(
     with (
         opened(store) as ratings,
         _asking(model, endpoint, api_key, JUDGE_TOKENS) as ask,
-        _progress("judging") as tell,
+        progress("judging") as tell,
     ):
         fill_store(ratings, questions, answers or [], published)
         judge = Judge(ratings, questions, model, ask)
@@ -235,15 +240,3 @@ def _asking(
     owl = open_for_evaluation(model, dtype, device)
     yield lambda messages: owl.chat(messages, max_new_tokens=max_new_tokens)
     owl.engine.close()
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told how much of how much is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,5 +1,7 @@
 """Options that several subcommands share: their checks, and what stands in for one that is left out."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +48,15 @@ EVALUATION_DATA = typer.Option(
 )
 WITH_PUBLISHED = typer.Option(help="Also the answers of the six models that OwlEval brings.")
 ENDPOINT_KEY = typer.Option(envvar="OPENAI_API_KEY", show_envvar=True, help="Sent to the endpoint.")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told how much of how much is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

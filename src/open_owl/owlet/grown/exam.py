@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,8 +94,16 @@ def pictures_of(exam: Sequence[Item], shown: Shown = "own") -> list[list[Image.I
     return [exam[following[index]].row.draw() for index in range(len(exam))]
 
 
-def sit(owl: Owl, exam: Sequence[Item], shown: Shown = "own") -> list[str]:
-    """The model's greedy answers, each question beside the pictures that `shown` says."""
+def sit(
+    owl: Owl,
+    exam: Sequence[Item],
+    shown: Shown = "own",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
+    """The model's greedy answers, each question beside the pictures that `shown` says.
+
+    `on_progress` is told how many questions of how many are answered.
+    """
     answers: list[str] = []
     for start in range(0, len(exam), BATCH):
         part = exam[start : start + BATCH]
@@ -104,6 +112,7 @@ def sit(owl: Owl, exam: Sequence[Item], shown: Shown = "own") -> list[str]:
             for item, pictures in zip(part, pictures_of(part, shown), strict=True)
         ]
         answers += owl.chat_many(asked, max_new_tokens=LONGEST_ANSWER)
+        on_progress(len(answers), len(exam))
     return answers
 
 

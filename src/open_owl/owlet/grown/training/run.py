@@ -14,11 +14,11 @@ import open_owl
 from open_owl.train.run import train
 
 from ..exam import draw_exam
+from ..result import sit_once, write_report
 from .llm import train_llm
 from .loop import Course
 from .pack import pack
 from .plan import Plan
-from .result import sit_once, write_report
 from .stages import write_recipe
 from .vision import train_vision
 
@@ -46,8 +46,10 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
     with record.timed("exam"):
         owl = open_owl.load(pack(checkpoint, out / OWLET))
         exam = draw_exam(seed, plan.questions)
+        made_of = {"questions": plan.questions, "seed": seed}
         sheets = {
-            shown: sit_once(owl, exam, shown, out / f"answers-{shown}.json") for shown in ("own", "none")
+            shown: sit_once(owl, exam, shown, out / f"answers-{shown}.json", made_of)
+            for shown in ("own", "none")
         }
     return write_report(out, exam, sheets, record.seconds)
 

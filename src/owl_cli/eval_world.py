@@ -1,0 +1,47 @@
+"""`owl eval world`: the exam of Owlet's picture world, for any model."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from owl_cli.options import Device, Dtype, ModelArgument, last_quickstart, progress
+
+
+def world(
+    model: ModelArgument = None,
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for answers and report.")] = Path(
+        "world-exam"
+    ),
+    questions: Annotated[int, typer.Option(min=1, help="Of each ability and each sort of hold-out.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed asks other questions.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Ask about drawn pictures of which every answer is known, each ability and each sort of hold-out apart.
+
+    Every question is asked with its picture, without any, and with another question's. The likeliest words
+    are taken and must be the right ones. Answers are kept in the folder; the same command goes on.
+
+    \b
+    Examples:
+      owl eval world
+      owl eval world my-owl --questions 10 --out my-owl-exam
+    """
+    import open_owl
+    from open_owl.owlet.grown.exam import draw_exam
+    from open_owl.owlet.grown.result import sit_once, write_report
+
+    model = model or last_quickstart("MODEL")
+    begun = time.perf_counter()
+    owl = open_owl.load(model, dtype, device)
+    out.mkdir(parents=True, exist_ok=True)
+    exam = draw_exam(seed, questions)
+    made_of = {"model": model, "questions": questions, "seed": seed}
+    sheets = {}
+    for shown in ("own", "none", "shuffled"):
+        with progress(f"pictures: {shown}") as tell:
+            sheets[shown] = sit_once(owl, exam, shown, out / f"answers-{shown}.json", made_of, tell)
+    report = write_report(out, exam, sheets, {"exam": time.perf_counter() - begun})
+    typer.echo(report.read_text(encoding="utf-8"))

@@ -1,0 +1,40 @@
+"""`owl eval world`: three ways of showing, a report, and answers that are kept."""
+
+import json
+
+import pytest
+from tests.owlet.grown.test_exam import Scripted
+from typer.testing import CliRunner
+
+import open_owl
+from open_owl.owlet.grown import exam
+from owl_cli.main import app
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    owl = Scripted(lambda messages: "yes")
+    monkeypatch.setattr(open_owl, "load", lambda *_: owl)
+    drawn = exam.draw_exam
+    monkeypatch.setattr(exam, "draw_exam", lambda seed, questions: drawn(seed, questions, ["visual"]))
+    return owl
+
+
+def test_a_model_is_asked_with_its_pictures_without_and_with_others(scripted, tmp_path):
+    ask = ["eval", "world", "some-model", "--questions", "3", "--out", str(tmp_path / "exam")]
+    result = CliRunner().invoke(app, ask)
+    assert result.exit_code == 0, result.output
+    for shown in ("own", "none", "shuffled"):
+        assert f"Pictures shown: {shown}" in result.stdout
+        assert json.loads((tmp_path / "exam" / f"answers-{shown}.json").read_text())["answers"]
+    asked = len(scripted.asked)
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    assert len(scripted.asked) == asked
+
+
+def test_a_folder_with_the_answers_of_another_model_is_refused(scripted, tmp_path):
+    options = ["--questions", "2", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ["eval", "world", "one", *options]).exit_code == 0
+    result = CliRunner().invoke(app, ["eval", "world", "two", *options])
+    assert isinstance(result.exception, ValueError)
+    assert "give another folder" in str(result.exception)

@@ -1,0 +1,71 @@
+"""What an exam found, with intervals that resampling gives too."""
+
+import random
+from typing import cast
+
+import pytest
+from tests.owlet.grown.test_exam import Scripted
+
+from open_owl.generate import Owl
+from open_owl.owlet.grown.exam import SEEN, draw_exam, mark
+from open_owl.owlet.grown.result import held_out, overall, sit_once, verdict, write_report
+
+
+@pytest.fixture(scope="module")
+def exam():
+    return draw_exam(3, 40, ["visual", "charts", "scene_text"])
+
+
+@pytest.fixture(scope="module")
+def answers(exam):
+    """Right in seven of ten cases."""
+    rng = random.Random(0)
+    return [item.turn.answer if rng.random() < 0.7 else "nothing" for item in exam]
+
+
+def test_the_interval_is_the_one_that_resampling_the_questions_of_every_cell_gives(exam, answers):
+    share, half = overall(mark(exam, answers))
+    cells: dict[tuple[str, str], list[int]] = {}
+    for number, item in enumerate(exam):
+        cells.setdefault((item.row.ability, item.hold_out), []).append(number)
+    rng, drawn = random.Random(1), []
+    for _ in range(300):
+        again = [rng.choice(cell) for cell in cells.values() for _ in cell]
+        drawn.append(overall(mark([exam[i] for i in again], [answers[i] for i in again]))[0])
+    drawn.sort()
+    assert share == pytest.approx(sum(drawn) / len(drawn), abs=0.01)
+    assert 2 * half == pytest.approx(drawn[292] - drawn[7], rel=0.25)
+
+
+def test_what_training_has_counts_for_no_held_out_score(exam):
+    right = [item.turn.answer if item.hold_out == SEEN else "nothing" for item in exam]
+    assert {share for share, _ in held_out(mark(exam, right)).values()} == {0.0}
+
+
+def test_the_verdict_names_the_abilities_that_fall_short(exam):
+    right = [item.turn.answer if item.row.ability != "charts" else "nothing" for item in exam]
+    lines = verdict(mark(exam, right))
+    assert "66.7% ± 0.0 points" in lines[0]
+    assert "charts 0%" in lines[1]
+    assert "visual" not in lines[1]
+
+
+def test_answers_are_kept_and_those_of_another_exam_are_refused(exam, tmp_path):
+    owl = Scripted(lambda messages: "yes")
+    seen: list[tuple[int, int]] = []
+    first = sit_once(
+        cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 3}, lambda *told: seen.append(told)
+    )
+    assert seen[-1] == (len(exam), len(exam))
+    asked = len(owl.asked)
+    assert sit_once(cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 3}) == first
+    assert len(owl.asked) == asked
+    with pytest.raises(ValueError, match=r"answers of \{'seed': 3\}, not of \{'seed': 4\}"):
+        sit_once(cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 4})
+
+
+def test_the_report_has_a_table_for_each_way_of_showing(exam, answers, tmp_path):
+    page = write_report(tmp_path, exam, {"own": answers, "none": answers}, {"exam": 60.0}).read_text()
+    assert page.count("| visual |") == 2
+    assert "Pictures shown: none" in page
+    assert "| exam | 1.0 |" in page
