@@ -45,10 +45,7 @@ def sit_once(
 
 
 def held_out(report: Report) -> dict[str, tuple[float, float]]:
-    """Of each ability the mean over its hold-outs, and half the width of its interval of 95%.
-
-    The interval is of the questions that were drawn (a normal approximation), not of training.
-    """
+    """Of each ability the mean over its hold-outs, and the variance of it over the questions drawn."""
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for (ability, hold_out), share in report.scores.items():
         if hold_out != SEEN:
@@ -57,14 +54,18 @@ def held_out(report: Report) -> dict[str, tuple[float, float]]:
 
 
 def overall(report: Report) -> tuple[float, float]:
-    """The mean over the abilities of `held_out`, and half the width of its interval of 95%."""
-    return _mean([(share, (half / 1.96) ** 2) for share, half in held_out(report).values()])
+    """The mean over the abilities of `held_out`, and half the width of its interval of 95%.
+
+    The interval is of the questions that were drawn (a normal approximation), not of training.
+    """
+    share, variance = _mean(list(held_out(report).values()))
+    return share, 1.96 * math.sqrt(variance)
 
 
 def _mean(cells: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The mean of independent shares, given with their variances, and 1.96 times its standard error."""
+    """The mean of independent shares, given with their variances, and its variance."""
     shares, variances = zip(*cells, strict=True)
-    return sum(shares) / len(shares), 1.96 * math.sqrt(sum(variances)) / len(shares)
+    return sum(shares) / len(shares), sum(variances) / len(shares) ** 2
 
 
 def verdict(report: Report) -> list[str]:
@@ -88,16 +89,14 @@ def write_report(
     out: Path, exam: Sequence[Item], sheets: dict[str, list[str]], seconds: dict[str, float]
 ) -> Path:
     """Writes `out`/report.md and `out`/tasks.json; `sheets` has the answers by what was shown."""
+    reports = {shown: mark(exam, answers) for shown, answers in sheets.items()}
     lines = ["# The picture world's exam", ""]
-    for shown, answers in sheets.items():
-        report = mark(exam, answers)
+    for shown, report in reports.items():
         lines += [f"## Pictures shown: {shown}", "", *verdict(report), "", *report.lines(), ""]
     lines += ["## Where the time went", "", "| Part | Minutes |", "|--|--|"]
     lines += [f"| {part} | {spent / 60:.1f} |" for part, spent in seconds.items()]
     path = out / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tasks = {
-        f"{task} {hold_out}": share for (task, hold_out), share in mark(exam, sheets["own"]).tasks.items()
-    }
+    tasks = {f"{task} {hold_out}": share for (task, hold_out), share in reports["own"].tasks.items()}
     (out / "tasks.json").write_text(json.dumps(tasks, indent=1, sort_keys=True), encoding="utf-8")
     return path

@@ -14,25 +14,11 @@ from open_owl.owlet.grown.training.guidance import (
     collate_looks,
     looking_losses,
     looks,
+    silent_tokens,
 )
-from open_owl.owlet.grown.training.llm import SILENT, build_model, read
+from open_owl.owlet.grown.training.llm import build_model, read
 from open_owl.owlet.grown.training.reading import IGNORED, NO_FACT, Manner, Told, collate, tell
-from open_owl.owlet.grown.training.tokenizer import build_tokenizer
 from open_owl.owlet.tokenizer import AI, BOS, EOS, HUMAN
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def ids(tokenizer):
-    return tokenizer.get_vocab()
-
-
-def silent(ids):
-    return frozenset(ids[mark] for mark in SILENT if mark in ids)
 
 
 def told(ids, facts, *turns, soft=False):
@@ -56,7 +42,9 @@ def seen(ids, one, layer, word):
     """What the head of `layer` looks at to say the first supervised `word`, in words; None where nothing."""
     names = {number: name for name, number in ids.items()}
     here = next(i for i, label in enumerate(one.labels) if label == ids[word]) - 1
-    places = [look.there for look in looks(one, silent(ids)) if look.layer == layer and look.here == here]
+    places = [
+        look.there for look in looks(one, silent_tokens(ids)) if look.layer == layer and look.here == here
+    ]
     return ["+".join(names[word] for word in one.words[place]) for place in places] or None
 
 
@@ -109,7 +97,7 @@ def test_late_in_an_answer_what_was_just_said_asks(ids):
 
 def test_every_word_of_a_fact_looks_at_those_before_it_in_its_own_fact_only(ids):
     one = told(ids, TWO, ("what color is the lamp ?", "blue"))
-    gathered = {(look.here, look.there) for look in looks(one, silent(ids)) if look.layer == GATHERING}
+    gathered = {(look.here, look.there) for look in looks(one, silent_tokens(ids)) if look.layer == GATHERING}
     expected = {
         (here, there)
         for here, fact in enumerate(one.facts)
@@ -125,7 +113,7 @@ def test_no_head_is_told_to_look_ahead_or_from_a_position_that_says_nothing(ids,
     rng = random.Random(f"{ability} {soft}")
     for _ in range(20):
         one = tell(rng, ids, make_row(rng, ability, ASKED_MUCH), Manner(soft=soft))
-        for layer, here, there in looks(one, silent(ids)):
+        for layer, here, there in looks(one, silent_tokens(ids)):
             assert there <= here
             if layer != GATHERING:
                 assert one.labels[here + 1] != IGNORED
@@ -141,7 +129,7 @@ def test_the_losses_are_those_of_the_attention_that_transformers_gives(tokenizer
     rng = random.Random(1)
     rows = [tell(rng, ids, make_row(rng, name, ASKED_MUCH)) for name in ("visual", "charts", "documents")]
     batch = collate(rows)
-    found = [looks(row, silent(ids)) for row in rows]
+    found = [looks(row, silent_tokens(ids)) for row in rows]
     gazes = collate_looks(found, batch["labels"].shape[1])
     *_, states = read(model, batch, noise=0.0)
     losses = looking_losses(model, states, gazes)
@@ -163,7 +151,7 @@ def test_the_losses_are_those_of_the_attention_that_transformers_gives(tokenizer
 
 def test_a_batch_without_pictures_has_nothing_to_look_for(tokenizer, ids):
     rows = [tell(random.Random(seed), ids, make_row(random.Random(seed), "text_only")) for seed in range(5)]
-    gazes = collate_looks([looks(row, silent(ids)) for row in rows], max(map(len, rows)))
+    gazes = collate_looks([looks(row, silent_tokens(ids)) for row in rows], max(map(len, rows)))
     assert gazes == {}
     *_, states = read(build_model(tokenizer), collate(rows), noise=0.0)
     assert looking_losses(build_model(tokenizer), states, gazes) == {}

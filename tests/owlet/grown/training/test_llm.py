@@ -11,13 +11,7 @@ from open_owl.owlet.grown.training import llm
 from open_owl.owlet.grown.training.llm import Reader, build_model, train_llm
 from open_owl.owlet.grown.training.loop import LOG, Course
 from open_owl.owlet.grown.training.reading import IGNORED, repeated
-from open_owl.owlet.grown.training.tokenizer import build_tokenizer
 from open_owl.owlet.tokenizer import AI, BOS, EOS, HUMAN, SPECIAL
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
 
 
 def test_random_words_are_said_again_and_nothing_else_is_supervised(tokenizer):

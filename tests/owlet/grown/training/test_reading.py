@@ -12,20 +12,9 @@ from open_owl.owlet.grown.rows import written_twin
 from open_owl.owlet.grown.splits import HELD_OUT_PAIRS, HOLD_OUTS, Split
 from open_owl.owlet.grown.training.names import STAND_INS, made_up_names
 from open_owl.owlet.grown.training.reading import IGNORED, NO_WORD, PLAIN, Manner, collate, embed, tell
-from open_owl.owlet.grown.training.tokenizer import build_tokenizer
 from open_owl.owlet.grown.training.transcripts import make_transcript
 from open_owl.owlet.grown.vocabulary import vocabulary
 from open_owl.owlet.grown.words import COLORS, KINDS
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def ids(tokenizer):
-    return tokenizer.get_vocab()
 
 
 def rows(count: int, seed: int = 0):

@@ -20,12 +20,14 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from ...tokenizer import SPECIAL
 from .reading import IGNORED, NO_FACT, Told
 
 GATHERING, ASKING, FINDING = 0, 1, 2  # the layers; of each its first head
 WEIGHTS = {GATHERING: 0.3, ASKING: 0.3, FINDING: 1.0}  # beside 1 for the words that are said
 QUESTION_LEADS = 3  # words of an answer that the question asks for; later ones what was just said
 JUST_SAID = 8  # words
+_MARKS = ';.:,?"{}[]'
 
 
 class Look(NamedTuple):
@@ -44,8 +46,13 @@ class Gazes(NamedTuple):
     there: Tensor
 
 
+def silent_tokens(ids: dict[str, int]) -> frozenset[int]:
+    """Tokens that name nothing, such as a full stop."""
+    return frozenset(ids[mark] for mark in (*SPECIAL, *_MARKS) if mark in ids)
+
+
 def looks(told: Told, silent: frozenset[int]) -> list[Look]:
-    """Where the answers of `told` are found; `silent` are tokens that name nothing, such as a full stop."""
+    """Where the answers of `told` are found; `silent` as `silent_tokens` gives it."""
     reading, found = _Reading(told, silent), []
     question, said = 0, 0  # where the question begins; words of the answer so far
     for here, (label, fact) in enumerate(zip(told.labels, told.facts, strict=True)):
@@ -114,12 +121,14 @@ class _Reading:
             fact: sum(1 / len(self.having[word]) for word in asked if fact in self.having[word])
             for fact in self.having[wanted]
         }
-        return {fact for fact, fit in fits.items() if fit == max(fits.values())}
+        best = max(fits.values())
+        return {fact for fact, fit in fits.items() if fit == best}
 
     def _rarest(self, words: Iterable[int]) -> list[int]:
         """The words that fewest facts have, and those that less than twice as many have."""
         facts = {word: len(self.having[word]) for word in words}
-        return [word for word, count in facts.items() if count < 2 * min(facts.values())]
+        fewest = min(facts.values(), default=0)
+        return [word for word, count in facts.items() if count < 2 * fewest]
 
 
 def collate_looks(rows: Sequence[Sequence[Look]], length: int) -> dict[int, Gazes]:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ...tokenizer import BOS, EOS, PAD, SPECIAL
+from ...tokenizer import BOS, EOS, PAD
 from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import ASKED_MUCH, TRAIN, Split
 from .guidance import WEIGHTS as GUIDANCE
-from .guidance import Gazes, collate_looks, looking_losses, looks
+from .guidance import Gazes, collate_looks, looking_losses, looks, silent_tokens
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
@@ -37,7 +37,6 @@ WEIGHTS: dict[str, float] = {
 # What all reading is made of comes first: saying random words again. Steps, and the most of a course.
 REPEATING = (400, 0.25)
 COPIES = 0.2  # how much of what a fresh head looks at it adds to where it looks from
-SILENT = (*SPECIAL, *';.:,?"{}[]')  # tokens that name nothing
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -80,7 +79,7 @@ class Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
         self.ids = tokenizer.get_vocab()
-        self.silent = frozenset(self.ids[mark] for mark in SILENT if mark in self.ids)
+        self.silent = silent_tokens(self.ids)
         self.seed = seed
         most, share = REPEATING
         self.repeating = min(most, int(share * steps))

@@ -8,7 +8,7 @@ of pure noise are strewn in. Written words at times stand there letter by letter
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +81,6 @@ class Manner:
     def draw_one(cls, rng: random.Random, row: Row) -> "Manner":
         names = made_up_names(rng, row) if rng.random() < MADE_UP else {}
         return cls(rng.random() < SOFT, rng.random() < SPELLED, rng.random() < SHUFFLED, names)
-
-    @property
-    def plain(self) -> "Manner":
-        """The same, every word alone and whole."""
-        return replace(self, soft=False, spelled=False)
 
 
 PLAIN = Manner()
