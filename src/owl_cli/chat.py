@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelOption, last_quickstart
+from owl_cli.options import Device, Dtype, ModelOption, owlet
 
 
 def chat(
@@ -58,4 +58,4 @@ def _load(model: str | None, dtype: str | None, device: str | None):
     import open_owl
 
     disable_progress_bar()  # its lines would stand between the prompt and the answer
-    return open_owl.load(model or last_quickstart("--model"), dtype, device)
+    return open_owl.load(model or owlet(), dtype, device)

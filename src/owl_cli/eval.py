@@ -14,7 +14,7 @@ from owl_cli.options import (
     RATED_ANSWERS,
     WITH_PUBLISHED,
     Dtype,
-    last_quickstart,
+    owlet,
     progress,
 )
 
@@ -43,7 +43,7 @@ def owleval(
         str | None,
         typer.Argument(
             help="Checkpoint or adapter, a folder or hub id; with --endpoint the model's name there; "
-            "left out: the last quickstart's."
+            "left out: Owlet."
         ),
     ] = None,
     endpoint: Annotated[
@@ -80,7 +80,7 @@ def owleval(
 
     if endpoint and model is None:
         raise typer.BadParameter("--endpoint needs the name that the model has there", param_hint="MODEL")
-    model = model or last_quickstart("MODEL")
+    model = model or owlet()
     called = name or (model if endpoint else _folder_name(model))
     out = out or Path(f"{called.replace('/', '-')}.jsonl")
     questions = open_questions(data)

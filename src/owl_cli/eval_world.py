@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelArgument, last_quickstart, progress
+from owl_cli.options import Device, Dtype, ModelArgument, owlet, progress
 
 
 def world(
@@ -30,18 +30,12 @@ def world(
       owl eval world my-owl --questions 10 --out my-owl-exam
     """
     import open_owl
-    from open_owl.owlet.grown.exam import draw_exam
-    from open_owl.owlet.grown.result import sit_once, write_report
+    from open_owl.owlet.grown.result import examine, write_report
 
-    model = model or last_quickstart("MODEL")
+    model = model or owlet()
     begun = time.perf_counter()
     owl = open_owl.load(model, dtype, device)
-    out.mkdir(parents=True, exist_ok=True)
-    exam = draw_exam(seed, questions)
-    made_of = {"model": model, "questions": questions, "seed": seed}
-    sheets = {}
-    for shown in ("own", "none", "shuffled"):
-        with progress(f"pictures: {shown}") as tell:
-            sheets[shown] = sit_once(owl, exam, shown, out / f"answers-{shown}.json", made_of, tell)
-    report = write_report(out, exam, sheets, {"exam": time.perf_counter() - begun})
+    with progress("the exam") as tell:
+        result = examine(owl, out, seed, questions, ("own", "none", "shuffled"), model, tell)
+    report = write_report(out, result, {"exam": time.perf_counter() - begun})
     typer.echo(report.read_text(encoding="utf-8"))

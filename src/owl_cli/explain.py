@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelOption, last_quickstart
+from owl_cli.options import Device, Dtype, ModelOption, owlet
 
 
 def explain(
@@ -57,7 +57,7 @@ def _load(model: str | None, dtype: str | None, device: str | None) -> Any:
     import open_owl
 
     disable_progress_bar()
-    return open_owl.load(model or last_quickstart("--model"), dtype, device)
+    return open_owl.load(model or owlet(), dtype, device)
 
 
 def _report(explanation: Any, console: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 # What the commands that open a model share.
-_MODEL_HELP = "Checkpoint or adapter, a folder or hub id; left out: the last quickstart's."
+_MODEL_HELP = "Checkpoint or adapter, a folder or hub id; left out: Owlet, which ships with the package."
 ModelArgument = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
 ModelOption = Annotated[str | None, typer.Option(help=_MODEL_HELP)]
 Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")]
@@ -26,17 +26,11 @@ def unused_folder(path: Path) -> Path:
     return path
 
 
-def last_quickstart(option: str) -> str:
-    """The checkpoint that the last quickstart left, for an option that names none; refused without one."""
-    from open_owl.owlet.last_run import recall
+def owlet() -> str:
+    """The checkpoint that ships with the package, for an option that names none."""
+    from open_owl.owlet.towers import OWLET
 
-    checkpoint = recall()
-    if checkpoint is None:
-        raise typer.BadParameter(
-            "no quickstart has left a model here; give a checkpoint, or run `owl quickstart` first",
-            param_hint=option,
-        )
-    return str(checkpoint)
+    return str(OWLET)
 
 
 # What the commands that rate and report share.

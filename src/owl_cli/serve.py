@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelArgument, last_quickstart
+from owl_cli.options import Device, Dtype, ModelArgument, owlet
 
 MIB = 2**20
 
@@ -80,7 +80,7 @@ def serve(
     from open_owl.serve.server import bind
     from open_owl.serve.settings import ServeSettings
 
-    checkpoint = model or last_quickstart("MODEL")
+    checkpoint = model or owlet()
     settings = ServeSettings(
         model_name=served_name or _name(checkpoint),
         api_key=api_key,

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from open_owl.data.formats import read_row
-from open_owl.owlet.last_run import remember
+from open_owl.owlet.grown.facts import FACTS
 from owl_cli.main import app
 from owl_cli.terminal_chat import TerminalChat
 
@@ -179,14 +179,10 @@ def test_with_a_prompt_there_is_one_answer(checkpoint, picture) -> None:
     assert result.stdout.strip() == answer.strip()
 
 
-def test_without_a_model_the_last_quickstart_answers(checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
-    ask = ["chat", "--prompt", "Hello", "--max-new-tokens", "3"]
-    result = CliRunner().invoke(app, ask)
-    assert result.exit_code == 2
-    assert "run `owl quickstart` first" in result.output
-    remember(checkpoint)
-    assert CliRunner().invoke(app, ask).exit_code == 0
+def test_without_a_model_owlet_answers() -> None:
+    result = CliRunner().invoke(app, ["chat", "--prompt", "What does an owl eat?"])
+    assert result.exit_code == 0
+    assert result.stdout.strip() == FACTS["eats"]["owl"] == "mice"
 
 
 def test_a_picture_that_is_not_there_is_told_before_the_model_loads() -> None:

@@ -7,7 +7,7 @@ from tests.owlet.grown.test_exam import Scripted
 from typer.testing import CliRunner
 
 import open_owl
-from open_owl.owlet.grown import exam
+from open_owl.owlet.grown import exam, result
 from owl_cli.main import app
 
 
@@ -16,16 +16,17 @@ def scripted(monkeypatch):
     owl = Scripted(lambda messages: "yes")
     monkeypatch.setattr(open_owl, "load", lambda *_: owl)
     drawn = exam.draw_exam
-    monkeypatch.setattr(exam, "draw_exam", lambda seed, questions: drawn(seed, questions, ["visual"]))
+    monkeypatch.setattr(result, "draw_exam", lambda seed, questions: drawn(seed, questions, ["visual"]))
     return owl
 
 
 def test_a_model_is_asked_with_its_pictures_without_and_with_others(scripted, tmp_path):
     ask = ["eval", "world", "some-model", "--questions", "3", "--out", str(tmp_path / "exam")]
-    result = CliRunner().invoke(app, ask)
-    assert result.exit_code == 0, result.output
+    told = CliRunner().invoke(app, ask)
+    assert told.exit_code == 0, told.output
+    assert "invented: 100.0%" in told.stdout
     for shown in ("own", "none", "shuffled"):
-        assert f"Pictures shown: {shown}" in result.stdout
+        assert f"Pictures shown: {shown}" in told.stdout
         assert json.loads((tmp_path / "exam" / f"answers-{shown}.json").read_text())["answers"]
     asked = len(scripted.asked)
     assert CliRunner().invoke(app, ask).exit_code == 0

@@ -127,10 +127,3 @@ def test_a_setting_that_means_nothing_is_told_before_the_model_loads(monkeypatch
     result = CliRunner().invoke(app, ["serve", "absent", "--api-key", " "])
     assert isinstance(result.exception, ValueError)
     assert "API key is empty" in str(result.exception)
-
-
-def test_without_a_model_and_a_quickstart_there_is_nothing_to_serve(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path))
-    result = CliRunner().invoke(app, ["serve"])
-    assert result.exit_code == 2
-    assert "run `owl quickstart` first" in result.output

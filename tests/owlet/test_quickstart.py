@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from open_owl.owlet import exam, last_run, report
+from open_owl.owlet import exam, report
 from open_owl.owlet.questions import ABILITIES
 from open_owl.owlet.quickstart import BLIND, CONDITIONS, Plan, run
 from open_owl.owlet.world import HELD_OUT_PAIRS
@@ -31,10 +31,6 @@ def test_both_stages_run_and_every_condition_is_scored(result):
         assert all(0 <= share <= 1 for share in scores.values())
     assert [log[-1]["step"] for log in result.logs.values()] != []
     assert (result.checkpoint / "adapter_config.json").is_file()
-
-
-def test_the_checkpoint_is_noted_for_the_chat(result):
-    assert last_run.recall() == result.checkpoint.resolve()
 
 
 def test_a_run_begun_again_goes_on_and_gives_the_same(result):

@@ -244,16 +244,18 @@ def test_undoing_gives_the_question_back_with_its_pictures(turns, talk) -> None:
 def test_an_example_is_taken_by_its_number_whatever_the_browser_says_of_it(turns) -> None:
     chosen = SimpleNamespace(index=3, value={"text": "?", "files": [{"path": "/etc/passwd"}]})
     history = turns.take_example(chosen)[0]
-    assert [message["content"]["path"][-10:] for message in history[:2]] == ["pair-1.png", "pair-2.png"]
-    assert history[2]["content"] == turns.examples[3]["text"]
+    assert [message["content"]["path"][-10:] for message in history[:4]] == [
+        f"eral-{i}.png" for i in range(1, 5)
+    ]
+    assert history[4]["content"] == turns.examples[3]["text"]
 
 
-def test_examples_are_small_pictures_of_the_little_world() -> None:
+def test_examples_are_small_pictures_of_owlets_world() -> None:
     examples = make_examples()
-    assert [len(example["files"]) for example in examples] == [1, 1, 1, 2]
+    assert [len(example["files"]) for example in examples] == [1, 1, 1, 4]
     for example in examples:
         assert example["text"].endswith(("?", "."))
-        assert all(Image.open(file).size == (72, 72) for file in example["files"])
+        assert all(Image.open(file).size == (96, 96) for file in example["files"])
 
 
 def test_maps_are_of_the_pictures_shown_last(talk) -> None:

@@ -21,7 +21,6 @@ from open_owl.train.run import LOG, train
 from . import conversations, exam
 from .conversations import Example
 from .exam import Item, Scores
-from .last_run import remember
 from .rows import write_rows
 from .towers import ABSTRACTOR, TOWERS
 from .world import Split
@@ -88,7 +87,6 @@ def run(out: Path, plan: Plan, seed: int = 0, console: Console | None = None) ->
     paper = exam.draw_exam(seed, plan.per_ability)
     with console.status("sitting the exam"):
         scores, answers = examine(out, paper, exam.draw_exam(seed, plan.per_ability, "train"))
-    remember(checkpoint)
     logs = {stage: read_log(out / stage / LOG) for stage in STAGES}
     return Result(checkpoint, seed, time.perf_counter() - started, scores, paper, answers, logs)
 

@@ -14,11 +14,9 @@ from open_owl.generate import Owl
 from open_owl.generate.looking import attention_maps, overlay, place, seen_box
 from open_owl.generate.machine import release_helpers
 from open_owl.model.images_mplug_owl import open_image
-from open_owl.owlet.drawing import draw
-from open_owl.owlet.questions import Question, ask, ask_which, make_pair
-from open_owl.owlet.world import Scene, make_scene
+from open_owl.owlet.grown.registry import make_row
 
-ABILITIES = ("color", "word", "count")
+ABILITIES = ("visual", "scene_text", "charts", "several")
 SEED = 4
 SHOWN = 360  # pixels of the longer side of a picture with its heat map
 
@@ -27,39 +25,22 @@ reads a picture before it knows the question, so the map is the same whatever is
 
 
 def make_examples() -> list[dict[str, Any]]:
-    """Questions and pictures of the little world, drawn afresh: each a `text` and its `files`.
+    """Questions and pictures of Owlet's world, drawn afresh: each a `text` and its `files`.
 
     They lie beside the uploads, where the page may show files.
     """
     rng = random.Random(SEED)
-    asked = [_single(rng, ability) for ability in ABILITIES]
-    asked.append(_pair(rng))
     folder = Path(get_upload_folder()) / "open-owl-examples"
     folder.mkdir(parents=True, exist_ok=True)
     examples = []
-    for question, scenes in asked:
+    for ability in ABILITIES:
+        row = make_row(rng, ability)
         files = []
-        for number, scene in enumerate(scenes, start=1):
-            files.append(folder / f"{question.ability}-{number}.png")
-            draw(scene).save(files[-1])
-        examples.append({"text": question.text, "files": [str(file) for file in files]})
+        for number, picture in enumerate(row.draw(), start=1):
+            files.append(folder / f"{ability}-{number}.png")
+            picture.save(files[-1])
+        examples.append({"text": row.turns[0].text, "files": [str(file) for file in files]})
     return examples
-
-
-def _single(rng: random.Random, ability: str) -> tuple[Question, list[Scene]]:
-    while True:
-        scene = make_scene(rng, "train")
-        question = ask(rng, scene, "train", ability)
-        if question is not None:
-            return question, [scene]
-
-
-def _pair(rng: random.Random) -> tuple[Question, list[Scene]]:
-    while True:
-        first, second = make_pair(rng, "train")
-        question = ask_which(rng, first, second)
-        if question is not None:
-            return question, [first, second]
 
 
 def looked_at(owl: Owl, path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from open_owl.generate import Owl
-from open_owl.owlet.grown.exam import SEEN, draw_exam, majority, mark, pictures_of, sit
+from open_owl.owlet.grown.exam import SEEN, draw_exam, draw_probes, majority, mark, pictures_of, sit
 from open_owl.owlet.grown.registry import ABILITIES
 from open_owl.owlet.grown.rows import held_out_in
 
@@ -94,3 +94,11 @@ def test_the_report_is_a_table_with_a_column_for_each_hold_out(exam):
     assert head.split(" | ")[1:] == ["seen", "pair", "layout", "phrasing", "word", "transfer |"]
     assert len(lines) == len(ABILITIES)
     assert lines[0] == "| description | 100% | 100% | 100% | 100% |  |  |"
+
+
+def test_probes_ask_yes_and_no_by_turns_of_pictures_on_either_side_of_the_split():
+    probes = draw_probes(4, 30)
+    assert [probe.turn.answer for probe in probes] == ["yes", "no"] * 30
+    assert [probe.hold_out for probe in probes] == [SEEN] * 30 + ["pair"] * 30
+    assert all(held_out_in(probe.row) == ({probe.hold_out} - {SEEN}) for probe in probes)
+    assert mark(probes, ["yes"] * 60).probes == 30

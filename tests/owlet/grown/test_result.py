@@ -7,8 +7,8 @@ import pytest
 from tests.owlet.grown.test_exam import Scripted
 
 from open_owl.generate import Owl
-from open_owl.owlet.grown.exam import SEEN, draw_exam, mark
-from open_owl.owlet.grown.result import held_out, overall, sit_once, verdict, write_report
+from open_owl.owlet.grown.exam import SEEN, draw_exam, draw_probes, mark
+from open_owl.owlet.grown.result import Result, held_out, overall, sit_once, verdict, write_report
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,11 @@ def test_answers_are_kept_and_those_of_another_exam_are_refused(exam, tmp_path):
 
 
 def test_the_report_has_a_table_for_each_way_of_showing(exam, answers, tmp_path):
-    page = write_report(tmp_path, exam, {"own": answers, "none": answers}, {"exam": 60.0}).read_text()
+    report, probes = mark(exam, answers), draw_probes(0, 20)
+    found = Result({"own": report, "none": report}, mark(probes, ["yes"] * len(probes)))
+    page = write_report(tmp_path, found, {"exam": 60.0}).read_text()
     assert page.count("| visual |") == 2
     assert "Pictures shown: none" in page
+    assert "invented: 100.0% of 20 things that are not there" in page
+    assert "yes in 100% of the answers; right would be 50%" in page
     assert "| exam | 1.0 |" in page

@@ -1,5 +1,6 @@
 """The page about the grown world shows what the code draws and says today."""
 
+import json
 from pathlib import Path
 
 from PIL import Image, ImageChops
@@ -27,3 +28,19 @@ def test_a_large_sheet_has_room_for_every_row():
         sheet = show.sheet(show.rows_of(ability, 5))
         assert sheet.width > 100
         assert sheet.height > 50
+
+
+def test_rows_are_written_with_their_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["show", "--write", str(tmp_path / "rows.jsonl"), "--rows", "2"])
+    show.main()
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert {row["ability"] for row in rows} == set(ABILITIES)
+    shown = [
+        part["path"]
+        for row in rows
+        for message in row["messages"]
+        for part in message["content"]
+        if part["type"] == "image"
+    ]
+    assert shown
+    assert all((tmp_path / path).is_file() for path in shown)

@@ -10,9 +10,11 @@ from PIL import Image
 
 from open_owl.generate import Owl
 
+from .abilities.visual import exists
 from .graders import is_right, says_yes
 from .registry import ABILITIES, make_row
-from .rows import Row, Turn, messages_of
+from .rows import Row, Turn, about, messages_of
+from .scenes import make_scene
 from .splits import Split
 
 BATCH = 64
@@ -78,6 +80,25 @@ def draw_exam(seed: int, questions: int, abilities: Iterable[str] = ABILITIES) -
             for _ in range(questions):
                 row = make_row(rng, ability, Split(hold_out))
                 items.append(Item(row, rng.randrange(len(row.turns)), hold_out or SEEN))
+    return items
+
+
+def draw_probes(seed: int, questions: int) -> list[Item]:
+    """`questions` whether something is there, of pictures as training has them, and again of held-out pairs.
+
+    The right answers are yes and no by turns.
+    """
+    items: list[Item] = []
+    for hold_out in (None, "pair"):
+        rng, split = random.Random(f"grown probes {seed} {hold_out}"), Split(hold_out)
+        for number in range(questions):
+            wanted = "no" if number % 2 else "yes"
+            while True:
+                scene = make_scene(rng, split)
+                turn = exists(rng, split, scene)
+                if turn.answer == wanted:
+                    break
+            items.append(Item(about("visual", [scene], [turn]), 0, hold_out or SEEN))
     return items
 
 

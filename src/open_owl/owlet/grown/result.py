@@ -4,14 +4,62 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from open_owl.generate import Owl
 
-from .exam import SEEN, Item, Report, Shown, mark, sit
+from .exam import SEEN, Item, Report, Shown, draw_exam, draw_probes, mark, sit
 
 WANTED_OVERALL, WANTED_EACH, MOST_INVENTED = 0.90, 0.80, 0.02
+
+
+PROBES = 4  # times as many questions whether something is there as questions of a cell
+
+OnProgress = Callable[[int, int], None]
+
+
+def examine(
+    owl: Owl,
+    out: Path,
+    seed: int,
+    questions: int,
+    shown: Sequence[Shown],
+    model: str,
+    on_progress: OnProgress = lambda done, total: None,
+) -> "Result":
+    """The exam in each of the ways of showing, and probes; answers are kept in `out`.
+
+    Args:
+        model: what the answers are kept as those of.
+        on_progress: told how many of how many questions are answered.
+
+    Raises:
+        ValueError: `out` holds the answers of another model or exam.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    made_of = {"model": model, "seed": seed, "questions": questions}
+
+    exam, probes = draw_exam(seed, questions), draw_probes(seed, PROBES * questions)
+    total, before = len(shown) * len(exam) + len(probes), 0
+
+    def marked(items: Sequence[Item], how: Shown, name: str) -> Report:
+        nonlocal before
+        path = out / f"answers-{name}.json"
+        answers = sit_once(owl, items, how, path, made_of, lambda done, _: on_progress(before + done, total))
+        before += len(items)
+        return mark(items, answers)
+
+    return Result({how: marked(exam, how, how) for how in shown}, marked(probes, "own", "probes"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the exam found by what was shown, and what the probes found."""
+
+    reports: dict[str, Report]
+    probes: Report
 
 
 def sit_once(
@@ -20,7 +68,7 @@ def sit_once(
     shown: Shown,
     path: Path,
     made_of: dict[str, Any],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[str]:
     """The answers, kept in `path` so that what is begun again does not ask again.
 
@@ -69,34 +117,35 @@ def _mean(cells: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def verdict(report: Report) -> list[str]:
-    """What was wanted, each with what was reached."""
+    """What was wanted of the exam, each with what was reached."""
     share, half = overall(report)
     scores = held_out(report)
     weak = [f"{ability} {mean:.0%}" for ability, (mean, _) in scores.items() if mean < WANTED_EACH]
-    invented = (
-        f"{report.invented:.1%} of {report.probes} things" if report.probes else "not asked about things"
-    )
     return [
         f"- held-out combinations: {share:.1%} ± {100 * half:.1f} points, {WANTED_OVERALL:.0%} wanted",
         f"- below {WANTED_EACH:.0%}: {', '.join(weak) or 'none'}",
-        f"- invented: {invented} that are not there; at most {MOST_INVENTED:.0%} wanted",
-        f"- yes among the answers to yes-no questions: {report.yes_ratio:.0%}, right would be "
-        f"{report.yes_truth:.0%}",
     ]
 
 
-def write_report(
-    out: Path, exam: Sequence[Item], sheets: dict[str, list[str]], seconds: dict[str, float]
-) -> Path:
-    """Writes `out`/report.md and `out`/tasks.json; `sheets` has the answers by what was shown."""
-    reports = {shown: mark(exam, answers) for shown, answers in sheets.items()}
+def told_of_probes(probes: Report) -> list[str]:
+    """How often something is seen that is not there, and whether yes is said as often as no."""
+    return [
+        f"- invented: {probes.invented:.1%} of {probes.probes} things that are not there; "
+        f"at most {MOST_INVENTED:.0%} wanted",
+        f"- yes in {probes.yes_ratio:.0%} of the answers; right would be {probes.yes_truth:.0%}",
+    ]
+
+
+def write_report(out: Path, result: Result, seconds: dict[str, float]) -> Path:
+    """Writes `out`/report.md and `out`/tasks.json, the latter of the questions with their own pictures."""
     lines = ["# The picture world's exam", ""]
-    for shown, report in reports.items():
+    for shown, report in result.reports.items():
         lines += [f"## Pictures shown: {shown}", "", *verdict(report), "", *report.lines(), ""]
+    lines += ["## Is there a ...?", "", *told_of_probes(result.probes), ""]
     lines += ["## Where the time went", "", "| Part | Minutes |", "|--|--|"]
     lines += [f"| {part} | {spent / 60:.1f} |" for part, spent in seconds.items()]
     path = out / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tasks = {f"{task} {hold_out}": share for (task, hold_out), share in reports["own"].tasks.items()}
+    tasks = {f"{task} {hold_out}": share for (task, hold_out), share in result.reports["own"].tasks.items()}
     (out / "tasks.json").write_text(json.dumps(tasks, indent=1, sort_keys=True), encoding="utf-8")
     return path

@@ -1,10 +1,12 @@
 """Look at the grown world: `python -m open_owl.owlet.grown.show`.
 
 Without options it renews the sheet of pictures and the examples in docs/world.md. `--sheets FOLDER` writes a
-large sheet for each ability instead, with every question and answer below its pictures.
+large sheet for each ability instead, with every question and answer below its pictures; `--write FILE.jsonl`
+rows of every ability as a data file, with the pictures in a folder beside it.
 """
 
 import argparse
+import itertools
 import random
 import re
 import textwrap
@@ -15,7 +17,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from .canvas import SIDE
 from .registry import ABILITIES, make_row
-from .rows import Row
+from .rows import Row, write_rows
 from .splits import HOLD_OUTS, HoldOut, Split
 
 DOCS = Path(__file__).parents[4] / "docs"
@@ -28,17 +30,24 @@ _COLUMNS = 6
 def main() -> None:
     parser = argparse.ArgumentParser(description="Look at the grown world.")
     parser.add_argument("--sheets", type=Path, help="write a large sheet for each ability into this folder")
+    parser.add_argument("--write", type=Path, help="write rows of every ability into this .jsonl file")
     parser.add_argument("--hold-out", choices=HOLD_OUTS, help="of rows that the exam alone has")
-    parser.add_argument("--rows", type=int, default=24, help="rows in a large sheet")
+    parser.add_argument("--rows", type=int, default=24, help="rows of each ability")
     options = parser.parse_args()
-    if options.sheets is None:
+    if options.sheets is None and options.write is None:
         renew(DOCS)
         return
-    options.sheets.mkdir(parents=True, exist_ok=True)
-    for ability, known in ABILITIES.items():
-        if options.hold_out is None or options.hold_out in known.hold_outs:
-            rows = rows_of(ability, options.rows, options.hold_out)
-            sheet(rows).save(options.sheets / f"{ability}.png")
+    rows = {
+        ability: rows_of(ability, options.rows, options.hold_out)
+        for ability, known in ABILITIES.items()
+        if options.hold_out is None or options.hold_out in known.hold_outs
+    }
+    if options.write is not None:
+        write_rows(options.write, itertools.chain.from_iterable(rows.values()))
+    if options.sheets is not None:
+        options.sheets.mkdir(parents=True, exist_ok=True)
+        for ability, shown in rows.items():
+            sheet(shown).save(options.sheets / f"{ability}.png")
 
 
 def renew(docs: Path) -> None:

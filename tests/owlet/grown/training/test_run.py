@@ -103,7 +103,7 @@ def test_fewer_minutes_are_fewer_steps_of_every_part_in_the_same_shares():
 def test_the_whole_way_ends_in_a_report_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     out = tmp_path / "owlet"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "draw_exam", _stop)
+        patch.setattr(run, "examine", _stop)
         with pytest.raises(Stopped):
             run.run(out, TINY)
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.tar")}

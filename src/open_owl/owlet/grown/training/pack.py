@@ -31,9 +31,9 @@ def pack(checkpoint: Path, out: Path) -> Path:
 
 
 def _as_shipped(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without links to code that is not there, and to be computed in float32, which CPUs are quick at."""
+    """Without links to code or folders that are not there; computed in float32, which CPUs are quick at."""
     return {
         key: _as_shipped(value) if isinstance(value, dict) else "float32" if key == "dtype" else value
         for key, value in settings.items()
-        if key != "auto_map"
+        if key not in ("auto_map", "_name_or_path")
     }

@@ -13,8 +13,7 @@ from typing import Any
 import open_owl
 from open_owl.train.run import train
 
-from ..exam import draw_exam
-from ..result import sit_once, write_report
+from ..result import examine, write_report
 from .llm import train_llm
 from .loop import Course
 from .pack import pack
@@ -45,13 +44,8 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
         checkpoint = train(recipe)
     with record.timed("exam"):
         owl = open_owl.load(pack(checkpoint, out / OWLET))
-        exam = draw_exam(seed, plan.questions)
-        made_of = {"questions": plan.questions, "seed": seed}
-        sheets = {
-            shown: sit_once(owl, exam, shown, out / f"answers-{shown}.json", made_of)
-            for shown in ("own", "none")
-        }
-    return write_report(out, exam, sheets, record.seconds)
+        result = examine(owl, out, seed, plan.questions, ("own", "none"), OWLET)
+    return write_report(out, result, record.seconds)
 
 
 class _Record:
