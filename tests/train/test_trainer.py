@@ -111,14 +111,20 @@ def test_the_logged_loss_is_the_mean_over_the_supervised_tokens_of_the_whole_upd
 
 
 @pytest.mark.parametrize("learns", [STAGE_1, STAGE_2])
-def test_a_killed_and_resumed_stage_ends_in_the_weights_of_an_unbroken_one(tmp_path, learns):
-    unbroken = weights(trained(tmp_path / "unbroken", learns, save_every_steps=2, steps=5))
+@pytest.mark.parametrize("muon", [None, 2e-2])
+def test_a_killed_and_resumed_stage_ends_in_the_weights_of_an_unbroken_one(tmp_path, learns, muon):
+    settings = {
+        "save_every_steps": 2,
+        "steps": 5,
+        "optimizer": {"learning_rate": 1e-2, "muon_learning_rate": muon},
+    }
+    unbroken = weights(trained(tmp_path / "unbroken", learns, **settings))
     with pytest.raises(Stop):
-        trained(tmp_path / "killed", learns, callbacks=[AtStep(3)], save_every_steps=2, steps=5)
+        trained(tmp_path / "killed", learns, callbacks=[AtStep(3)], **settings)
     checkpoint = last_checkpoint(tmp_path / "killed")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-2"
-    resumed = weights(trained(tmp_path / "killed", learns, resume=checkpoint, save_every_steps=2, steps=5))
+    resumed = weights(trained(tmp_path / "killed", learns, resume=checkpoint, **settings))
     for name, weight in unbroken.items():
         assert torch.equal(resumed[name], weight), name
 

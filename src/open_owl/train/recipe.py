@@ -107,12 +107,16 @@ class Lora(Settings):
 class Optimizer(Settings):
     """AdamW. `learning_rate_by_part` is for parts that learn at another rate than `learning_rate`.
 
+    With `muon_learning_rate` the matrices of linear layers learn by Muon at this rate (its steps as large as
+    AdamW's, arXiv 2502.16982). Embeddings, the head, LoRA's matrices and all that is no matrix stay with
+    AdamW. Parts with a rate of their own keep the same share of it.
     Weight decay is for matrices; norms, biases, learned queries and position embeddings have none.
     `max_gradient_norm` null: no clipping.
     """
 
     learning_rate: PositiveFloat
     learning_rate_by_part: dict[Part, PositiveFloat] = {}
+    muon_learning_rate: PositiveFloat | None = None
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
     weight_decay: float = Field(default=0, ge=0)
@@ -296,5 +300,15 @@ class Recipe(Settings):
             raise ValueError(
                 f"parallel: fsdp2 cannot share out the 4-bit weights of stage {quantised[0]}; use ddp, or "
                 "leave quantize_llm out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> "Recipe":
+        by_muon = [stage.name for stage in self.stages if stage.optimizer.muon_learning_rate is not None]
+        if by_muon and self.parallel in ("fsdp2", "deepspeed_zero2"):
+            raise ValueError(
+                f"parallel: {self.parallel} shares out the matrices that Muon needs whole in stage "
+                f"{by_muon[0]}; use ddp, or leave optimizer.muon_learning_rate out"
             )
         return self

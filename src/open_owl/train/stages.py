@@ -134,14 +134,39 @@ def learning_rates(stage: Stage) -> dict[Part, float]:
 
 
 def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict]:
-    """AdamW's groups: a learning rate a part, and weight decay on matrices alone."""
+    """The optimizer's groups, with a learning rate a part; `muon` in those whose matrices learn by Muon.
+
+    Weight decay is on matrices alone.
+    """
+    settings, matrices = stage.optimizer, _matrices(model) if stage.optimizer.muon_learning_rate else set()
     for part, rate in learning_rates(stage).items():
         learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad and part_of(n) == part]
+        by_muon = [p for n, p in learning if n in matrices]
+        if by_muon:
+            yield _group(part, by_muon, muon_rate(stage, rate), settings.weight_decay, muon=True)
         for decays in (True, False):
-            parameters = [p for n, p in learning if _decays(n, p) is decays]
+            parameters = [p for n, p in learning if _decays(n, p) is decays and n not in matrices]
             if parameters:
-                decay = stage.optimizer.weight_decay if decays else 0.0
-                yield {"params": parameters, "lr": rate, "weight_decay": decay, "part": part}
+                yield _group(part, parameters, rate, settings.weight_decay if decays else 0.0)
+
+
+def _group(part: Part, parameters: list[nn.Parameter], rate: float, decay: float, muon: bool = False) -> dict:
+    return {"params": parameters, "lr": rate, "weight_decay": decay, "part": part, "muon": muon}
+
+
+def muon_rate(stage: Stage, rate: float) -> float:
+    """What Muon's peak is for a part whose other parameters learn at `rate`."""
+    return (stage.optimizer.muon_learning_rate or 0.0) * rate / stage.optimizer.learning_rate
+
+
+def _matrices(model: nn.Module) -> set[str]:
+    """The weights that Muon is for: matrices from hidden to hidden, none of a table, the head or LoRA."""
+    head = bare(model).get_output_embeddings()
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+    }
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
@@ -163,8 +188,15 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
         how = getattr(stage.learns, part)
         how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
         total = sum(weight_count(p) for p in parameters)
-        table.add_row(part, how, f"{total:,}", f"{learning:,}", f"{rates[part]:g}" if rates[part] else "-")
+        table.add_row(part, how, f"{total:,}", f"{learning:,}", _told_rate(stage, rates[part]))
     return table
+
+
+def _told_rate(stage: Stage, rate: float) -> str:
+    if not rate:
+        return "-"
+    by_muon = stage.optimizer.muon_learning_rate
+    return f"{rate:g}" if by_muon is None else f"{rate:g}, Muon {muon_rate(stage, rate):g}"
 
 
 def is_spare_copy(name: str) -> bool:

@@ -19,6 +19,7 @@ from open_owl.data.resume import restore_from
 from open_owl.data.stream import DataSpentError, Stream
 from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.evaluation import HeldOut
+from open_owl.train.optimizers import MuonAdamW
 from open_owl.train.packed import packed_attention
 from open_owl.train.products import fast_products
 from open_owl.train.recipe import Stage
@@ -272,7 +273,12 @@ class StageTrainer(CheckpointTrainer):
         if self.optimizer is None:
             settings = self.stage.optimizer
             groups = list(parameter_groups(model or self.learner, self.stage))
-            self.optimizer = torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
+            if settings.muon_learning_rate is not None:
+                self.optimizer = MuonAdamW(groups, settings.betas, settings.epsilon)
+            else:
+                self.optimizer = torch.optim.AdamW(
+                    groups, betas=settings.betas, eps=settings.epsilon, fused=True
+                )
         return self.optimizer
 
     def create_scheduler(
@@ -318,7 +324,8 @@ class StageTrainer(CheckpointTrainer):
             # Trainer tells the first group's rate. All groups have the same schedule.
             assert self.optimizer is not None
             now = logs["learning_rate"] / self.optimizer.param_groups[0]["initial_lr"]
-            rates = {group["part"]: group["initial_lr"] * now for group in self.optimizer.param_groups}
+            groups = [group for group in self.optimizer.param_groups if not group["muon"]]
+            rates = {group["part"]: group["initial_lr"] * now for group in groups}
             logs = {**logs, **self.watch.told(self.stream.ledger), "learning_rate": max(rates.values())}
             logs |= {f"learning_rate_by_part/{part}": rate for part, rate in rates.items()}
         super().log(logs, start_time)
