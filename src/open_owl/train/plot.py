@@ -86,17 +86,13 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
     return runs
 
 
-def draw(runs: Sequence[Run], out: str | Path, numbers: Sequence["Panel"] | None = None) -> None:
-    """Writes a PNG: a column for each stage, a row for each number that was logged, a colour for each run.
-
-    `numbers`: rows for these alone.
-    """
+def draw(runs: Sequence[Run], out: str | Path) -> None:
+    """Writes a PNG: a column for each stage, a row for each number that was logged, a colour for each run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     stages = _stages(runs)
-    logs = [log for run in runs for log in run.stages.values()]
-    panels = [panel for panel in numbers or PANELS if any(map(panel.has, logs))]
+    panels = [panel for panel in PANELS if any(panel.has(log) for run in runs for log in run.stages.values())]
     size = (max(8.0, 6.0 * len(stages)), 2.3 * len(panels) + 1.0)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
@@ -202,9 +198,8 @@ def _draw_gain(axes: "Axes", log: StageLog, colour: str) -> bool:
     return bool(steps)
 
 
-LOSS = _line("loss", "loss", smoothed=True)
 PANELS = (
-    LOSS,
+    _line("loss", "loss", smoothed=True),
     Panel("held-out loss", lambda log: bool(log.evaluations), _draw_held_out),
     Panel(
         "right picture better by\n(nats a token, 95%)",

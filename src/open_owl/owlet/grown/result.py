@@ -13,11 +13,17 @@ from open_owl.generate import Owl
 from .exam import SEEN, Item, Report, Shown, draw_exam, draw_probes, mark, sit
 
 WANTED_OVERALL, WANTED_EACH, MOST_INVENTED = 0.90, 0.80, 0.02
-
-
 PROBES = 4  # times as many questions whether something is there as questions of a cell
 
 OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the exam found by what was shown, and what the probes found."""
+
+    reports: dict[str, Report]
+    probes: Report
 
 
 def examine(
@@ -28,7 +34,7 @@ def examine(
     shown: Sequence[Shown],
     model: str,
     on_progress: OnProgress = lambda done, total: None,
-) -> "Result":
+) -> Result:
     """The exam in each of the ways of showing, and probes; answers are kept in `out`.
 
     Args:
@@ -40,26 +46,18 @@ def examine(
     """
     out.mkdir(parents=True, exist_ok=True)
     made_of = {"model": model, "seed": seed, "questions": questions}
-
     exam, probes = draw_exam(seed, questions), draw_probes(seed, PROBES * questions)
-    total, before = len(shown) * len(exam) + len(probes), 0
+    total = len(shown) * len(exam) + len(probes)
 
-    def marked(items: Sequence[Item], how: Shown, name: str) -> Report:
-        nonlocal before
+    def marked(items: Sequence[Item], how: Shown, name: str, before: int) -> Report:
         path = out / f"answers-{name}.json"
-        answers = sit_once(owl, items, how, path, made_of, lambda done, _: on_progress(before + done, total))
-        before += len(items)
-        return mark(items, answers)
+        return mark(
+            items,
+            sit_once(owl, items, how, path, made_of, lambda done, _: on_progress(before + done, total)),
+        )
 
-    return Result({how: marked(exam, how, how) for how in shown}, marked(probes, "own", "probes"))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the exam found by what was shown, and what the probes found."""
-
-    reports: dict[str, Report]
-    probes: Report
+    reports = {how: marked(exam, how, how, number * len(exam)) for number, how in enumerate(shown)}
+    return Result(reports, marked(probes, "own", "probes", total - len(probes)))
 
 
 def sit_once(
