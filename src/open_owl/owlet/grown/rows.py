@@ -44,6 +44,11 @@ class Turn:
         )
 
     @property
+    def asks(self) -> str:
+        """The task; where that is a form of the answer, the task that the question is a phrasing of."""
+        return _TASK_OF[self.question.template] if self.task in FORMS else self.task
+
+    @property
     def templates(self) -> tuple[str, ...]:
         return (self.question.template, *([self.suffix.template] if self.suffix else []))
 
@@ -90,6 +95,9 @@ def held_out_in(row: Row) -> set[HoldOut]:
             found.add("transfer")
     return found
 
+
+FORMS = ("one_word", "sentence", "as_json")
+_TASK_OF = {template: task for task, ways in PHRASINGS.items() for template in (*ways.train, *ways.held_out)}
 
 # Tasks that ask for what only text tells.
 FACTS = ("eats", "lives", "legs", "material", "purpose", "category", "heavier")

@@ -1,4 +1,4 @@
-"""Where the language model is told to look: worked out by hand, and against transformers' own attention."""
+"""Where heads are told to look; what they lose, against the attention that transformers gives."""
 
 import random
 
@@ -9,116 +9,133 @@ from open_owl.owlet.grown.registry import ABILITIES, make_row
 from open_owl.owlet.grown.splits import ASKED_MUCH
 from open_owl.owlet.grown.training.guidance import (
     ASKING,
+    COUNTING,
+    EVENLY,
     FINDING,
+    FOLLOWING,
     GATHERING,
+    PRECEDING,
+    REMEMBERING,
+    WEIGHTS,
     collate_looks,
+    even_loss,
     looking_losses,
     looks,
-    silent_tokens,
 )
+from open_owl.owlet.grown.training.lexicon import Lexicon
 from open_owl.owlet.grown.training.llm import build_model, read
+from open_owl.owlet.grown.training.looking import START
 from open_owl.owlet.grown.training.reading import IGNORED, NO_FACT, Manner, Told, collate, tell
 from open_owl.owlet.tokenizer import AI, BOS, EOS, HUMAN
 
+OF_FACTS = (GATHERING, PRECEDING, REMEMBERING)
 
-def told(ids, facts, *turns, soft=False):
-    """`facts` and then each question with its answer, of words."""
+
+def told(ids, pictures, *turns):
+    """Pictures, each a list of facts, and then each task with its question and its answer."""
     one = Told()
-    one.add([ids[BOS], ids[HUMAN], ids["picture"]])
-    for number, fact in enumerate(facts):
-        words = [ids[word] for word in fact.split()]
-        if soft:
-            one.add_soft(words, number)
-        else:
-            one.add([*words, ids[";"]], fact=number)
-    for number, (question, answer) in enumerate(turns):
-        one.add([ids[HUMAN]] if number else [])
+    one.add([ids[BOS], ids[HUMAN]])
+    for number, facts in enumerate(pictures):
+        for fact in facts:
+            one.add([*(ids[word] for word in fact.split()), ids[";"]], fact=one.begin_fact(number))
+    for task, question, answer in turns:
+        one.tasks.append(task)
         one.add([*(ids[word] for word in question.split()), ids[AI]])
         one.add([*(ids[word] for word in answer.split()), ids[EOS]], supervised=True)
     return one
 
 
-def seen(ids, one, layer, word):
-    """What the head of `layer` looks at to say the first supervised `word`, in words; None where nothing."""
+def seen(ids, one, head, word):
+    """What `head` looks at to say the last supervised `word`, in words; None where nothing."""
     names = {number: name for name, number in ids.items()}
-    here = next(i for i, label in enumerate(one.labels) if label == ids[word]) - 1
-    places = [
-        look.there for look in looks(one, silent_tokens(ids)) if look.layer == layer and look.here == here
-    ]
-    return ["+".join(names[word] for word in one.words[place]) for place in places] or None
+    here = max(i for i, label in enumerate(one.labels) if label == ids[word]) - 1
+    for look in looks(one, Lexicon.of(ids)):
+        if (look.head, look.here) == (head, here):
+            return [names[one.words[place][0]] for place in look.there]
+    return None
 
 
 TWO = ("small red owl top left", "large blue lamp bottom right")
 
 
-def test_an_attribute_is_asked_by_the_thing_and_found_from_the_thing_on(ids):
-    one = told(ids, TWO, ("what color is the lamp ?", "blue"), ("what size is the owl ?", "small"))
-    assert seen(ids, one, ASKING, "blue") == ["lamp"]
-    assert seen(ids, one, FINDING, "blue") == ["lamp", "bottom", "right", ";"]
-    assert seen(ids, one, ASKING, "small") == ["owl"]
-    assert seen(ids, one, FINDING, "small") == ["owl", "top", "left", ";"]
+def test_each_answer_is_asked_for_by_its_own_question(ids):
+    one = told(
+        ids, [TWO], ("color", "what color is the lamp ?", "blue"), ("size", "what size is the owl ?", "small")
+    )
+    assert seen(ids, one, ASKING[0], "blue") == ["lamp"]
+    assert seen(ids, one, FINDING[0], "blue") == ["lamp", "bottom", "right", ";"]
+    assert seen(ids, one, ASKING[0], "small") == ["owl"]
+    assert seen(ids, one, FINDING[0], "small") == ["owl", "top", "left", ";"]
 
 
-def test_in_soft_positions_the_position_of_the_fact_is_found(ids):
-    one = told(ids, TWO, ("what color is the lamp ?", "blue"), soft=True)
-    assert seen(ids, one, FINDING, "blue") == ["large+blue+lamp+bottom+right"]
+def test_a_pronoun_is_asked_for_by_the_question_before(ids):
+    one = told(
+        ids, [TWO], ("kind", "what is the red thing ?", "owl"), ("it_size", "what size is it ?", "small")
+    )
+    assert seen(ids, one, ASKING[0], "small") == ["red", "owl"]
+    assert seen(ids, one, FINDING[0], "small") == ["owl", "top", "left", ";"]
 
 
-def test_of_two_facts_with_the_answer_the_one_that_fits_the_question_is_found(ids):
-    one = told(ids, ("red owl", "red lamp"), ("what color is the lamp ?", "red"))
-    assert seen(ids, one, ASKING, "red") == ["lamp"]
-    assert seen(ids, one, FINDING, "red") == ["lamp", ";"]
-
-
-def test_a_word_that_all_facts_have_asks_for_none_of_them(ids):
-    one = told(ids, ("red owl left", "blue owl left"), ("what color is the blue owl ?", "left"))
-    assert seen(ids, one, ASKING, "left") == ["blue"]
-
-
-def test_yes_and_sums_look_at_all_facts_that_are_asked_for(ids):
-    facts = ("oil 4", "jam 3", "egg 9")
-    one = told(ids, facts, ("how much are oil and egg ?", "1 3"), ("is there jam ?", "yes"))
-    assert seen(ids, one, ASKING, "1") == ["oil", "egg"]
-    assert seen(ids, one, FINDING, "1") == ["oil", "4", ";", "egg", "9", ";"]
-    assert seen(ids, one, FINDING, "yes") == ["jam", "3", ";"]
-
-
-def test_what_is_not_there_is_looked_for_nowhere(ids):
-    one = told(ids, TWO, ("is there a boat ?", "no"))
-    assert seen(ids, one, ASKING, "no") is None
-    assert seen(ids, one, FINDING, "no") is None
+def test_each_head_has_its_part(ids):
+    one = told(
+        ids,
+        [("oil 4", "jam 3")],
+        ("difference", "how much higher is oil than jam ?", "1"),
+        ("count_all", "how many things ?", "2"),
+        ("beside", "what is left of the oil ?", "jam"),
+    )
+    assert seen(ids, one, FINDING[0], "1") == ["oil", "4"]
+    assert seen(ids, one, FINDING[1], "1") == ["jam", "3"]
+    assert seen(ids, one, COUNTING, "2") == [BOS, ";", ";"]
+    assert seen(ids, one, FOLLOWING, "jam") == ["jam", "3"]
 
 
 def test_late_in_an_answer_what_was_just_said_asks(ids):
-    one = told(ids, ("oil 4", "jam 3"), ("give the chart as json .", '{ " oil " : 4 , " jam " : 3 }'))
-    assert seen(ids, one, ASKING, "3") == ["jam"]
-    assert seen(ids, one, FINDING, "3") == ["3", ";"]
+    one = told(
+        ids, [("oil 4", "jam 3")], ("to_json", "give the chart as json .", '{ " oil " : 4 , " jam " : 3 }')
+    )
+    assert seen(ids, one, ASKING[0], "3") == ["jam"]
+    assert seen(ids, one, FINDING[0], "3") == ["jam", "3"]
 
 
 def test_every_word_of_a_fact_looks_at_those_before_it_in_its_own_fact_only(ids):
-    one = told(ids, TWO, ("what color is the lamp ?", "blue"))
-    gathered = {(look.here, look.there) for look in looks(one, silent_tokens(ids)) if look.layer == GATHERING}
-    expected = {
+    one = told(ids, [TWO], ("color", "what color is the lamp ?", "blue"))
+    found = looks(one, Lexicon.of(ids))
+    gathered = {(look.here, there) for look in found if look.head == GATHERING for there in look.there}
+    assert gathered == {
         (here, there)
         for here, fact in enumerate(one.facts)
         for there in range(here)
         if fact != NO_FACT and one.facts[there] == fact
     }
-    assert gathered == expected
+    preceding = {(look.here, *look.there) for look in found if look.head == PRECEDING}
+    assert preceding == {(here, here - 1) for here, there in gathered}
+
+
+def test_the_end_of_a_fact_looks_at_the_same_thing_in_the_picture_before(ids):
+    one = told(ids, [TWO, ("small red owl top right", "large green key middle center")])
+    found = [look for look in looks(one, Lexicon.of(ids)) if look.head == REMEMBERING]
+    ends = [i for i, word in enumerate(one.words) if word == [ids[";"]]]
+    assert [look.here for look in found] == ends[2:]
+    assert list(found[0].there) == list(range(2, 7))  # the owl's
+    assert list(found[1].there) == [START]
 
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("ability", sorted(ABILITIES))
 def test_no_head_is_told_to_look_ahead_or_from_a_position_that_says_nothing(ids, ability, soft):
-    rng = random.Random(f"{ability} {soft}")
+    rng, lexicon = random.Random(f"{ability} {soft}"), Lexicon.of(ids)
     for _ in range(20):
         one = tell(rng, ids, make_row(rng, ability, ASKED_MUCH), Manner(soft=soft))
-        for layer, here, there in looks(one, silent_tokens(ids)):
-            assert there <= here
-            if layer != GATHERING:
+        for head, here, places in looks(one, lexicon):
+            assert places
+            assert max(places) <= here
+            if head in OF_FACTS:
+                assert one.facts[here] != NO_FACT
+            else:
                 assert one.labels[here + 1] != IGNORED
-            if layer != ASKING:
-                assert one.facts[there] != NO_FACT
+            if head not in ASKING:
+                assert all(one.facts[place] != NO_FACT or place == START for place in places)
 
 
 def test_the_losses_are_those_of_the_attention_that_transformers_gives(tokenizer, ids):
@@ -126,32 +143,46 @@ def test_the_losses_are_those_of_the_attention_that_transformers_gives(tokenizer
     model = build_model(tokenizer)
     for layer in model.model.layers:  # no longer a fresh model, whose keys are its queries
         torch.nn.init.normal_(layer.self_attn.k_proj.weight, std=0.3)
-    rng = random.Random(1)
-    rows = [tell(rng, ids, make_row(rng, name, ASKED_MUCH)) for name in ("visual", "charts", "documents")]
+    rng, names = random.Random(1), ("visual", "charts", "several", "video", "reasoning")
+    rows = [
+        tell(rng, ids, make_row(rng, name, ASKED_MUCH))
+        for name in ("visual", "charts", "several", "video", "reasoning")
+        for _ in range(6)
+    ]
     batch = collate(rows)
-    found = [looks(row, silent_tokens(ids)) for row in rows]
+    found = [looks(row, Lexicon.of(ids)) for row in rows]
     gazes = collate_looks(found, batch["labels"].shape[1])
     *_, states = read(model, batch, noise=0.0)
     losses = looking_losses(model, states, gazes)
+    assert losses.keys() == WEIGHTS.keys()
 
     model.set_attn_implementation("eager")
     attention = model(input_ids=batch["words"][:, :, 0].clamp(min=0), output_attentions=True).attentions
-    for layer in (GATHERING, ASKING, FINDING):
-        masses = {}
+    for head, loss in losses.items():
+        logs = []
         for number, row in enumerate(found):
             for look in row:
-                if look.layer == layer:
-                    masses.setdefault((number, look.here), set()).add(look.there)
-        logs = [
-            attention[layer][number, 0, here, sorted(there)].sum().log()
-            for (number, here), there in masses.items()
-        ]
-        torch.testing.assert_close(losses[layer], -torch.stack(logs).mean(), rtol=1e-4, atol=1e-5)
+                if look.head == head:
+                    shares = attention[head.layer][number, head.number, look.here, list(look.there)]
+                    even = (shares * len(look.there)).log().mean()
+                    logs.append(even if head in EVENLY else shares.sum().log())
+        torch.testing.assert_close(loss, -torch.stack(logs).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_looking_evenly_costs_nothing_and_all_else_does():
+    """Against the definition: the divergence of the head's attention from an even one."""
+    there = torch.tensor([[True, True, False, True]])
+    even = torch.where(there, 1.0, -torch.inf)
+    assert even_loss(even, there).item() == pytest.approx(0, abs=1e-6)
+    scores = torch.tensor([[0.3, -1.2, 0.7, 2.0]])
+    wanted = there / there.sum()
+    expected = torch.nn.functional.kl_div(scores.log_softmax(1), wanted, reduction="sum")
+    assert even_loss(scores, there).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_batch_without_pictures_has_nothing_to_look_for(tokenizer, ids):
     rows = [tell(random.Random(seed), ids, make_row(random.Random(seed), "text_only")) for seed in range(5)]
-    gazes = collate_looks([looks(row, silent_tokens(ids)) for row in rows], max(map(len, rows)))
+    gazes = collate_looks([looks(row, Lexicon.of(ids)) for row in rows], max(map(len, rows)))
     assert gazes == {}
     *_, states = read(build_model(tokenizer), collate(rows), noise=0.0)
     assert looking_losses(build_model(tokenizer), states, gazes) == {}

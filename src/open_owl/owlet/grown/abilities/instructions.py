@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..paper import Receipt, make_receipt
-from ..rows import Row, Turn, about
+from ..rows import FORMS, Row, Turn, about
 from ..scenes import Scene, make_scene
 from ..splits import Split
 from ..words import a, plural
@@ -31,7 +31,7 @@ def make(rng: random.Random, split: Split) -> Row:
 
 def _formed(rng: random.Random, split: Split, turn: Turn, sentence: str, key: str) -> Turn:
     """The question with a wish for a form: the answer as it is, as a sentence, as JSON with one key."""
-    form = rng.choice(("one_word", "sentence", "as_json"))
+    form = rng.choice(FORMS)
     turn = replace(turn, task=form, suffix=split.phrase(rng, form))
     if form == "sentence":
         return replace(turn, answer=sentence, grader="word")

@@ -2,17 +2,21 @@
 
 To answer from what stands there, a model has to bring the words of a fact together, find the word of
 the question that the fact has, and look at that fact. One of these alone pays nothing, so that a small model
-stays with naming something of the right sort (docs/LOG.md). One head of each of three layers is told where
-to look:
+stays with naming something of the right sort (docs/LOG.md). Some heads of the first four layers are told
+where to look:
 
 - GATHERING, from every word of a fact at the words of the same fact before it;
-- ASKING, from where an answer's next word is said at the words of the question that the right fact has;
-- FINDING, from there at that fact, from where all that is asked for has been told on.
+- PRECEDING, from there at the last of them;
+- REMEMBERING, from the end of a fact at what the picture before tells of the same thing;
+- ASKING, from where an answer's next word is said at the words of the question that the right fact has, and
+  FINDING at that fact; two heads each, for what is asked of two facts;
+- FOLLOWING, from there at the fact that the first one leads to ("what is left of the owl?");
+- COUNTING, from there as much at the start as at the end of each fact that is counted: the start's share
+  tells how many they are.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,22 +24,37 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from ...tokenizer import SPECIAL
+from .lexicon import Lexicon
+from .looking import OF_BEFORE, START, Memory
 from .reading import IGNORED, NO_FACT, Told
 
-GATHERING, ASKING, FINDING = 0, 1, 2  # the layers; of each its first head
-WEIGHTS = {GATHERING: 0.3, ASKING: 0.3, FINDING: 1.0}  # beside 1 for the words that are said
+
+class Head(NamedTuple):
+    """One head of a layer."""
+
+    layer: int
+    number: int
+
+
+GATHERING, PRECEDING = Head(0, 0), Head(0, 1)
+ASKING, REMEMBERING = (Head(1, 0), Head(1, 1)), Head(1, 2)
+FINDING, COUNTING = (Head(2, 0), Head(2, 1)), Head(2, 2)
+FOLLOWING = Head(3, 0)
+EVENLY = (COUNTING,)  # look at all their positions alike
+WEIGHTS = {
+    GATHERING: 0.3, PRECEDING: 0.1, REMEMBERING: 0.3, ASKING[0]: 0.3, ASKING[1]: 0.3, FINDING[0]: 1.0,
+    FINDING[1]: 0.5, COUNTING: 0.3, FOLLOWING: 0.3,
+}  # beside 1 for the words that are said  # fmt: skip
 QUESTION_LEADS = 3  # words of an answer that the question asks for; later ones what was just said
 JUST_SAID = 8  # words
-_MARKS = ';.:,?"{}[]'
 
 
 class Look(NamedTuple):
-    """One head's: from position `here` at position `there`."""
+    """One head's: from position `here` at the positions `there`."""
 
-    layer: int
+    head: Head
     here: int
-    there: int
+    there: Sequence[int]
 
 
 class Gazes(NamedTuple):
@@ -46,134 +65,108 @@ class Gazes(NamedTuple):
     there: Tensor
 
 
-def silent_tokens(ids: dict[str, int]) -> frozenset[int]:
-    """Tokens that name nothing, such as a full stop."""
-    return frozenset(ids[mark] for mark in (*SPECIAL, *_MARKS) if mark in ids)
-
-
-def looks(told: Told, silent: frozenset[int]) -> list[Look]:
-    """Where the answers of `told` are found; `silent` as `silent_tokens` gives it."""
-    reading, found = _Reading(told, silent), []
-    question, said = 0, 0  # where the question begins; words of the answer so far
+def looks(told: Told, lexicon: Lexicon) -> list[Look]:
+    """Where the answers of `told` are found."""
+    memory, found = Memory(told, lexicon), []
+    before, question, said, turn = (
+        0,
+        0,
+        0,
+        -1,
+    )  # where two questions begin; words of the answer so far; its number
     for here, (label, fact) in enumerate(zip(told.labels, told.facts, strict=True)):
         if label != IGNORED:
-            begin = question if said < QUESTION_LEADS else max(question, here - JUST_SAID)
-            if label not in silent:
-                found += reading.search(here, range(begin, here))
+            turn += said == 0
+            task = told.tasks[turn]
+            begin = before if task in OF_BEFORE else question
+            if said >= QUESTION_LEADS:
+                begin = max(begin, here - JUST_SAID)
+            if label not in lexicon.silent:
+                found += _answering(memory, task, label, range(begin, here))
             said += 1
         elif said:
-            question, said = here, 0
+            before, question, said = question, here, 0
         if fact != NO_FACT:
-            found += [Look(GATHERING, here, there) for there in reading.fact(fact)]
-            reading.hear(here)
+            found += _hearing(memory, here)
             question = here + 1
     return found
 
 
-@dataclass
-class _Reading:
-    """The facts heard so far: where each has which word, and which facts have a word."""
-
-    told: Told
-    silent: frozenset[int]
-    places: defaultdict[int, defaultdict[int, list[int]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
-    having: defaultdict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
-
-    def hear(self, here: int) -> None:
-        fact = self.told.facts[here]
-        for word in self.told.words[here]:
-            if word not in self.silent:
-                self.places[fact][word].append(here)
-                self.having[word].add(fact)
-
-    def fact(self, fact: int) -> list[int]:
-        """Where the words of `fact` are that were heard."""
-        return sorted({place for places in self.places[fact].values() for place in places})
-
-    def search(self, here: int, asking: Iterable[int]) -> list[Look]:
-        """The looks from before the word at `here`, for which the words at `asking` ask."""
-        wanted = self.told.labels[here]
-        asked: defaultdict[int, list[int]] = defaultdict(list)  # words that some fact has: where they stand
-        for place in asking:
-            for word in self.told.words[place]:
-                if word in self.having:
-                    asked[word].append(place)
-        found = []
-        for fact in self._right_facts(wanted, asked):
-            keys = self._rarest(word for word in asked if fact in self.having[word])
-            found += [Look(ASKING, here - 1, place) for word in keys for place in asked[word]]
-            since = min(self.places[fact].get(wanted, [0]))
-            if keys:
-                since = max(since, min(place for word in keys for place in self.places[fact][word]))
-            found += [Look(FINDING, here - 1, p) for p in range(since, here) if self.told.facts[p] == fact]
-        return found
-
-    def _right_facts(self, wanted: int, asked: Iterable[int]) -> set[int]:
-        """Of the facts with the wanted word those that fit best what is asked.
-
-        If none has it, it is counted, compared, added, or yes or no: all facts that have what is asked for.
-        """
-        if wanted not in self.having:
-            return {fact for word in self._rarest(asked) for fact in self.having[word]}
-        fits = {
-            fact: sum(1 / len(self.having[word]) for word in asked if fact in self.having[word])
-            for fact in self.having[wanted]
-        }
-        best = max(fits.values())
-        return {fact for fact, fit in fits.items() if fit == best}
-
-    def _rarest(self, words: Iterable[int]) -> list[int]:
-        """The words that fewest facts have, and those that less than twice as many have."""
-        facts = {word: len(self.having[word]) for word in words}
-        fewest = min(facts.values(), default=0)
-        return [word for word, count in facts.items() if count < 2 * fewest]
+def _answering(memory: Memory, task: str, wanted: int, asking: range) -> list[Look]:
+    """The looks from before the word `wanted`, for which the words at `asking` ask."""
+    here, sources = asking.stop - 1, memory.sources(task, wanted, asking)
+    found = [Look(head, here, there) for head, there in zip(ASKING, sources.keys, strict=False) if there]
+    found += [Look(head, here, there) for head, there in zip(FINDING, sources.facts, strict=False) if there]
+    if sources.next:
+        found.append(Look(FOLLOWING, here, sources.next))
+    if sources.counted is not None:
+        found.append(Look(COUNTING, here, [START, *sources.counted]))
+    return found
 
 
-def collate_looks(rows: Sequence[Sequence[Look]], length: int) -> dict[int, Gazes]:
-    """What each head is to do in a batch of `length` positions, by layer."""
-    targets: dict[int, defaultdict[tuple[int, int], list[int]]] = {
-        layer: defaultdict(list) for layer in WEIGHTS
-    }
+def _hearing(memory: Memory, here: int) -> list[Look]:
+    """The looks from `here`, a position of a fact, which is taken in."""
+    heard = memory.heard(here)
+    found = [Look(GATHERING, here, heard), Look(PRECEDING, here, heard[-1:])] if heard else []
+    fact = memory.hear(here)
+    facts = memory.told.facts
+    if fact.picture > 0 and (here + 1 == len(facts) or facts[here + 1] != facts[here]):
+        before = memory.counterpart(fact)
+        found.append(Look(REMEMBERING, here, before.whole if before else [START]))
+    return found
+
+
+def collate_looks(rows: Sequence[Sequence[Look]], length: int) -> dict[Head, Gazes]:
+    """What each head is to do in a batch of `length` positions."""
+    by_head: defaultdict[Head, list[tuple[int, Look]]] = defaultdict(list)
     for number, row in enumerate(rows):
         for look in row:
-            targets[look.layer][number, look.here].append(look.there)
-    return {layer: _gazes(places, length) for layer, places in targets.items() if places}
+            by_head[look.head].append((number, look))
+    return {head: _gazes(found, length) for head, found in by_head.items()}
 
 
-def _gazes(places: dict[tuple[int, int], list[int]], length: int) -> Gazes:
-    there = torch.zeros(len(places), length, dtype=torch.bool)
-    for mask, targets in zip(there, places.values(), strict=True):
-        mask[targets] = True
-    rows, here = torch.tensor(list(places)).T
+def _gazes(found: list[tuple[int, Look]], length: int) -> Gazes:
+    there = torch.zeros(len(found), length, dtype=torch.bool)
+    places = [(i, place) for i, (_, look) in enumerate(found) for place in look.there]
+    there[tuple(torch.tensor(places).T)] = True
+    rows, here = torch.tensor([(number, look.here) for number, look in found]).T
     return Gazes(rows, here, there)
 
 
 def looking_losses(
-    model: LlamaForCausalLM, states: Sequence[Tensor], gazes: dict[int, Gazes]
-) -> dict[int, Tensor]:
-    """By layer: minus the mean log of how much of its attention the first head has where it is to look.
+    model: LlamaForCausalLM, states: Sequence[Tensor], gazes: dict[Head, Gazes]
+) -> dict[Head, Tensor]:
+    """By head: `even_loss` of those that look evenly, `mass_loss` of the others.
 
     Args:
         states: what goes into each layer, [rows, positions, width].
     """
     losses = {}
-    for layer, (rows, here, there) in gazes.items():
-        scores = _first_head_scores(model, layer, states[layer], rows, here)
-        losses[layer] = (scores.logsumexp(1) - scores.masked_fill(~there, -torch.inf).logsumexp(1)).mean()
+    for head, (rows, here, there) in gazes.items():
+        scores = _scores(model, head, states[head.layer], rows, here)
+        losses[head] = even_loss(scores, there) if head in EVENLY else mass_loss(scores, there)
     return losses
 
 
-def _first_head_scores(
-    model: LlamaForCausalLM, layer: int, states: Tensor, rows: Tensor, here: Tensor
-) -> Tensor:
-    """Attention before the softmax, [n, positions], of a layer's first head; -inf for what comes later."""
-    block = cast(Any, model.model.layers[layer])
+def mass_loss(scores: Tensor, there: Tensor) -> Tensor:
+    """Minus the mean log of the attention's share in `there`, [n, positions]."""
+    return (scores.logsumexp(1) - scores.masked_fill(~there, -torch.inf).logsumexp(1)).mean()
+
+
+def even_loss(scores: Tensor, there: Tensor) -> Tensor:
+    """The mean divergence of the attention from an even one over `there`, [n, positions]."""
+    places = there.sum(1)
+    return (scores.logsumexp(1) - scores.masked_fill(~there, 0).sum(1) / places - places.log()).mean()
+
+
+def _scores(model: LlamaForCausalLM, head: Head, states: Tensor, rows: Tensor, here: Tensor) -> Tensor:
+    """Attention of one head before the softmax, [n, positions]; -inf for what comes later."""
+    block = cast(Any, model.model.layers[head.layer])
     size = block.self_attn.head_dim
+    own = slice(head.number * size, (head.number + 1) * size)
     normed = block.input_layernorm(states)
     queries, keys = (
-        torch.nn.functional.linear(normed, weight[:size]).unsqueeze(1)  # [rows, 1 head, positions, size]
+        torch.nn.functional.linear(normed, weight[own]).unsqueeze(1)  # [rows, 1 head, positions, size]
         for weight in (block.self_attn.q_proj.weight, block.self_attn.k_proj.weight)
     )
     places = torch.arange(states.shape[1])

@@ -15,7 +15,8 @@ from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import ASKED_MUCH, TRAIN, Split
 from .guidance import WEIGHTS as GUIDANCE
-from .guidance import Gazes, collate_looks, looking_losses, looks, silent_tokens
+from .guidance import Gazes, Head, collate_looks, looking_losses, looks
+from .lexicon import Lexicon
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
@@ -79,17 +80,17 @@ class Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
         self.ids = tokenizer.get_vocab()
-        self.silent = silent_tokens(self.ids)
+        self.lexicon = Lexicon.of(self.ids)
         self.seed = seed
         most, share = REPEATING
         self.repeating = min(most, int(share * steps))
         self._group = lru_cache(maxsize=1)(self._draw_group)
 
-    def batch(self, step: int) -> tuple[dict[str, Tensor], dict[int, Gazes]]:
+    def batch(self, step: int) -> tuple[dict[str, Tensor], dict[Head, Gazes]]:
         """The conversations of a step, and where to look in them."""
         rows = self._group(step // GROUP)[step % GROUP]
         batch = collate(rows)
-        return batch, collate_looks([looks(row, self.silent) for row in rows], batch["labels"].shape[1])
+        return batch, collate_looks([looks(row, self.lexicon) for row in rows], batch["labels"].shape[1])
 
     def _draw_group(self, number: int) -> list[list[Told]]:
         rng = random.Random(f"owlet reads {self.seed} {number}")
@@ -133,9 +134,9 @@ def train_llm(folder: Path, course: Course) -> Path:
             "says": saying.item(),
             "right": (logits.argmax(-1) == wanted).float().mean().item(),
             "tokens": float((batch["words"][:, :, 0] >= 0).sum()),
-            **{f"looks {layer}": loss.item() for layer, loss in looking.items()},
+            **{f"looks {head.layer}.{head.number}": loss.item() for head, loss in looking.items()},
         }
-        return saying + sum(GUIDANCE[layer] * loss for layer, loss in looking.items()), told
+        return saying + sum(GUIDANCE[head] * loss for head, loss in looking.items()), told
 
     def look() -> dict[str, float]:
         return {f"reads {name}": share for name, share in examine(model, reader.ids, papers).items()}

@@ -25,6 +25,7 @@ MOST_WORDS = 6  # that are added into one position
 IGNORED = -100
 NO_WORD = -1
 NO_FACT = -1
+REPEATED = "repeated"
 
 SOFT = 0.6  # the share of conversations whose pictures are told softly
 SPELLED = 0.5  # the share in which written words stand letter by letter
@@ -38,20 +39,24 @@ NOISE = 0.5  # the most noise on a soft position, in standard deviations of the 
 class Told:
     """A conversation in token ids: those at each position (several where added), labels, which are soft.
 
-    `facts` has for each position the number of the told fact that it belongs to, or NO_FACT.
+    `facts` has for each position the number of the told fact that it belongs to, or NO_FACT; `pictures` for
+    each fact the number of its picture; `tasks` what each answer is an answer to.
     """
 
     words: list[list[int]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     soft: list[bool] = field(default_factory=list)
     facts: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
+    tasks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.words)
 
-    @property
-    def next_fact(self) -> int:
-        return max(self.facts, default=NO_FACT) + 1
+    def begin_fact(self, picture: int) -> int:
+        """The number of a new fact."""
+        self.pictures.append(picture)
+        return len(self.pictures) - 1
 
     def add(self, ids: Iterable[int], supervised: bool = False, fact: int = NO_FACT) -> None:
         for token in ids:
@@ -96,12 +101,13 @@ def tell(rng: random.Random, ids: dict[str, int], row: Row, manner: Manner = PLA
     told.add([ids[BOS]])
     for turn in row.turns:
         told.add([ids[HUMAN]])
-        for picture in row.pictures[shown : shown + turn.pictures]:
-            _tell_picture(rng, ids, told, picture, manner)
+        for number in range(shown, shown + turn.pictures):
+            _tell_picture(rng, ids, told, row.pictures[number], number, manner)
         shown += turn.pictures
         told.add(ids[word] for word in _called(pieces(turn.text), manner))
         told.add([ids[AI]])
         told.add([*(ids[word] for word in _called(pieces(turn.answer), manner)), ids[EOS]], supervised=True)
+        told.tasks.append(turn.asks)
     return told
 
 
@@ -111,6 +117,7 @@ def repeated(rng: random.Random, ids: dict[str, int]) -> Told:
     told = Told()
     told.add([ids[BOS], ids[HUMAN], *words, ids[AI]])
     told.add([*words, ids[EOS]], supervised=True)
+    told.tasks.append(REPEATED)
     return told
 
 
@@ -119,7 +126,7 @@ def _called(words: list[str], manner: Manner) -> list[str]:
 
 
 def _tell_picture(
-    rng: random.Random, ids: dict[str, int], told: Told, picture: Picture, manner: Manner
+    rng: random.Random, ids: dict[str, int], told: Told, picture: Picture, number: int, manner: Manner
 ) -> None:
     head, _, rest = picture.written().rstrip(".").partition(": ")
     facts = rest.split("; ")
@@ -131,17 +138,17 @@ def _tell_picture(
         plain = [[ids[word] for group in fact for word in group] for fact in groups]
         told.add(ids[word] for word in (head, ":"))
         for i, fact in enumerate(plain):
-            told.add([*fact, ids["." if i == len(plain) - 1 else ";"]], fact=told.next_fact)
+            told.add([*fact, ids["." if i == len(plain) - 1 else ";"]], fact=told.begin_fact(number))
         return
     merge = rng.choice((0.6, 1.0, 1.0, 1.0))
     marks = merge < 1 or rng.random() < 0.3
     told.add_soft([ids[head]])
     for fact in groups:
-        number = told.next_fact
+        begun = told.begin_fact(number)
         for words in _merged(rng, fact, merge):
-            told.add_soft([ids[word] for word in words], number)
+            told.add_soft([ids[word] for word in words], begun)
         if marks:
-            told.add_soft([ids[";"]], number)
+            told.add_soft([ids[";"]], begun)
         while rng.random() < EMPTY:
             told.add_soft([])
 
