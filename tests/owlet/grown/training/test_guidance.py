@@ -144,11 +144,7 @@ def test_the_losses_are_those_of_the_attention_that_transformers_gives(tokenizer
     for layer in model.model.layers:  # no longer a fresh model, whose keys are its queries
         torch.nn.init.normal_(layer.self_attn.k_proj.weight, std=0.3)
     rng, names = random.Random(1), ("visual", "charts", "several", "video", "reasoning")
-    rows = [
-        tell(rng, ids, make_row(rng, name, ASKED_MUCH))
-        for name in ("visual", "charts", "several", "video", "reasoning")
-        for _ in range(6)
-    ]
+    rows = [tell(rng, ids, make_row(rng, name, ASKED_MUCH)) for name in names for _ in range(6)]
     batch = collate(rows)
     found = [looks(row, Lexicon.of(ids)) for row in rows]
     gazes = collate_looks(found, batch["labels"].shape[1])

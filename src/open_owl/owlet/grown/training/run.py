@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import open_owl
+from open_owl.train.plot import LOSS, draw, read_runs
 from open_owl.train.run import train
 
 from ..result import examine, write_report
@@ -23,6 +24,7 @@ from .vision import train_vision
 
 PEAK_LLM, PEAK_MUON, PEAK_VISION = 2e-3, 5e-3, 3e-3
 OWLET = "owlet"  # the folder of the result, as it ships
+CURVES = "curves.png"
 _RECORD = "run.json"
 
 
@@ -44,7 +46,8 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
         checkpoint = train(recipe)
     with record.timed("exam"):
         owl = open_owl.load(pack(checkpoint, out / OWLET))
-        result = examine(owl, out, seed, plan.questions, ("own", "none"), OWLET)
+        result = examine(owl, out, seed, plan.questions, ("own", "none", "shuffled"), OWLET)
+    draw(read_runs([out]), out / CURVES, [LOSS])
     return write_report(out, result, record.seconds)
 
 

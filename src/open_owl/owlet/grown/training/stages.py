@@ -45,7 +45,7 @@ def seen(seed: int) -> Iterator[Row]:
 
 def text(seed: int) -> Iterator[Row]:
     """Talk without pictures: word games, sums, facts, German."""
-    return (row for row in stream(f"{seed} text", TEXT_WEIGHTS) if not row.pictures)
+    return (row for row in stream(f"{seed} text", TEXT_WEIGHTS, ASKED_MUCH) if not row.pictures)
 
 
 def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Path:
@@ -63,7 +63,7 @@ def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Pa
             write_tar(paths[name], itertools.islice(rows, plan.rows))
     recipe = {
         "model": {"compose": towers | ABSTRACTOR},
-        "output_dir": str(out / "stages"),
+        "output_dir": str(out),
         "seed": seed,
         "stages": [_stage1(plan, paths), _stage2(plan, paths)],
     }
