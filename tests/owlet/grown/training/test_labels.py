@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from open_owl.owlet.grown.training.labels import (
     labels_of,
     scrambled,
 )
-from open_owl.owlet.grown.words import COLORS
 
 LAYER = {name: i for i, name in enumerate(LABELS)}
 
@@ -120,20 +118,6 @@ def test_nothing_that_is_held_out_is_drawn_for_the_encoder(monkeypatch):
     assert not [p for p in drawn if p.pairs & HELD_OUT_PAIRS]
     assert not [p for p in drawn if {word for _, word in p.words} & HELD_OUT_WORDS]
     assert any(isinstance(p, Scene) for p in drawn)
-
-
-def test_things_in_nameless_colours_keep_their_shapes_and_show_no_colour_that_has_a_name():
-    rng = random.Random(4)
-    for _ in range(50):
-        scene = overlapping(rng, Split()) if rng.random() < 0.3 else make_scene(rng, Split(), (1, 5, 9))
-        other = vision._recolored(rng, scene)
-        assert not {thing.color for thing in other.things} & set(COLORS)
-        assert [replace(thing, color="red") for thing in other.things] == [
-            replace(thing, color="red") for thing in scene.things
-        ]
-        assert (other.front is None) == (scene.front is None)
-        if scene.front and other.front:
-            assert scene.things.index(scene.front) == other.things.index(other.front)
 
 
 def test_no_colour_without_a_name_is_near_one_that_has_a_name():

@@ -35,6 +35,8 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
+OF_WHAT_IS_TOLD = 0.5  # the share of talks about facts that ask them of a picture told in words
+
 # What all reading is made of comes first: saying random words again. Steps, and the most of a course.
 REPEATING = (400, 0.25)
 COPIES = 0.2  # how much of what a fresh head looks at it adds to where it looks from
@@ -103,8 +105,17 @@ class Reader:
         if step < self.repeating:
             return repeated(rng, self.ids)
         ability = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
-        row = make_transcript(rng, TRAIN) if ability == TRANSCRIPT else make_row(rng, ability, ASKED_MUCH)
+        row = self._row(rng, ability)
         return tell(rng, self.ids, row, Manner.draw_one(rng, row))
+
+    @staticmethod
+    def _row(rng: random.Random, ability: str) -> Row:
+        if ability == TRANSCRIPT:
+            return make_transcript(rng, TRAIN)
+        # What no picture may be asked, text may: facts about what is told to be there.
+        if ability == "knowledge" and rng.random() < OF_WHAT_IS_TOLD:
+            return make_row(rng, ability, Split("transfer"))
+        return make_row(rng, ability, ASKED_MUCH)
 
 
 def read(

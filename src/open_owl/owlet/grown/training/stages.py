@@ -19,8 +19,9 @@ ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads"
 # What stage 1 looks at. Things are told right after 400 steps, letters and digits long after (docs/LOG.md):
 # so most pictures have something to read.
 DESCRIBED = 0.2  # the share that is asked for a description of things; the rest writes all that is there
+TRANSCRIBED = 0.2  # the share of transcripts among what stage 2 sees
 READ_SORTS = {
-    "things": 2, "overlap": 1, "signs": 3, "receipt": 3, "form": 2, "table": 3, "bars": 2, "line": 2,
+    "things": 4, "overlap": 1, "signs": 3, "receipt": 3, "form": 2, "table": 3, "bars": 2, "line": 2,
 }  # fmt: skip
 
 # How often each ability is asked in stage 2, of pictures and of text alone.
@@ -39,8 +40,15 @@ def captions(seed: int) -> Iterator[Row]:
 
 
 def seen(seed: int) -> Iterator[Row]:
-    """Talk about pictures of every ability: a picture is looked at once for all questions about it."""
-    return (row for row in stream(f"{seed} seen", SEEN_WEIGHTS, ASKED_MUCH) if row.pictures)
+    """Talk about pictures of every ability, each looked at once for all questions about it; and transcripts.
+
+    Talk has the words and pairs of training alone. Transcripts have words of any letters, and scenes partly
+    hidden, so that what stage 1 has learned to see is not given up for what is usual.
+    """
+    talk = (row for row in stream(f"{seed} seen", SEEN_WEIGHTS, ASKED_MUCH) if row.pictures)
+    rng = random.Random(f"owlet seen {seed}")
+    while True:
+        yield make_transcript(rng, TRAIN, READ_SORTS) if rng.random() < TRANSCRIBED else next(talk)
 
 
 def text(seed: int) -> Iterator[Row]:

@@ -4,13 +4,11 @@ No sentence is used, and the linear layer that tells is thrown away.
 """
 
 import random
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ...pretrain_vision import MEAN, SPREAD, build_model, save
@@ -21,16 +19,13 @@ from ..pictures import Picture
 from ..scenes import Scene, make_scene, overlapping
 from ..signs import make_signs
 from ..splits import TRAIN, Split
-from ..sprites import NAMELESS
 from .labels import LABELS, NOTHING, UNLABELLED, labels_of, scrambled
 from .loop import Course, pretrain
+from .partly import PartlyShown, partly_shown
 
 STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
 PICTURES = 32  # a step
 
-# The shares of the pictures of things that are grey, that have colours without a name, and that show colour
-# alone: so kinds are learned apart from colours and colours apart from kinds, and both hold for new pairs.
-GREY, NAMELESS_COLORS, BLURRED = 0.15, 0.35, 0.15
 SCRAMBLED = 0.6  # the share of pictures whose words are made of any letters
 
 # How often each sort of picture is drawn, in parts.
@@ -56,38 +51,21 @@ def draw_batch(rng: random.Random, size: int, split: Split = TRAIN) -> tuple[Ten
         if split == TRAIN and rng.random() < SCRAMBLED:
             picture = scrambled(rng, picture)
         if split == TRAIN and isinstance(picture, Scene):
-            image, told = _part_hidden(rng, picture)
-        else:
-            image, told = picture.draw(), labels_of(picture)
-        drawn.append(np.asarray(image))
-        labels.append(told)
+            picture = partly_shown(rng, picture)
+        drawn.append(np.asarray(picture.draw()))
+        labels.append(_labels(picture))
     pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float()
     return (pixels / 255 - MEAN) / SPREAD, torch.from_numpy(np.stack(labels))
 
 
-def _part_hidden(rng: random.Random, scene: Scene) -> tuple[Image.Image, np.ndarray]:
-    """The scene as it is; grey or in nameless colours, without colours' labels; a blur with these alone."""
-    labels, color = labels_of(scene), list(LABELS).index("color")
-    chance = rng.random()
-    if chance < GREY:
-        labels[color] = UNLABELLED
-        return scene.draw().convert("L").convert("RGB"), labels
-    if chance < GREY + NAMELESS_COLORS:
-        labels[color] = UNLABELLED
-        return _recolored(rng, scene).draw(), labels
-    image = scene.draw()
-    if chance < GREY + NAMELESS_COLORS + BLURRED:
-        kept = labels[color].copy()
-        labels[:] = UNLABELLED
-        labels[color] = kept
-        return image.reduce(8).resize(image.size, Image.Resampling.BILINEAR), labels
-    return image, labels
-
-
-def _recolored(rng: random.Random, scene: Scene) -> Scene:
-    """The same things in colours that have no name."""
-    new = {thing: replace(thing, color=rng.choice(list(NAMELESS))) for thing in scene.things}
-    return replace(scene, things=tuple(new.values()), front=new[scene.front] if scene.front else None)
+def _labels(picture: Picture) -> np.ndarray:
+    """What is at each place, as far as it can be seen."""
+    if not isinstance(picture, PartlyShown):
+        return labels_of(picture)
+    labels, color = labels_of(picture.scene), list(LABELS).index("color")
+    hidden = np.arange(len(LABELS)) == color
+    labels[hidden if picture.tells == "kinds" else ~hidden] = UNLABELLED
+    return labels
 
 
 class DenseHead(nn.Module):
