@@ -22,7 +22,7 @@ def drawn():
         partly_shown(
             rng, overlapping(rng, Split()) if rng.random() < 0.3 else make_scene(rng, Split(), (1, 5, 9))
         )
-        for _ in range(300)
+        for i in range(300)
     ]
 
 

@@ -110,6 +110,7 @@ def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
     return {
         "learning_rate": rate,
         "learning_rate_by_part": by_part,
+        "muon_learning_rate": 2.5 * rate,  # of the abstractor's matrices; the encoder's are convolutions
         "betas": [0.9, 0.98],
         "weight_decay": 0.05,
         "max_gradient_norm": 1.0,
