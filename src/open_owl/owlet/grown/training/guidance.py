@@ -148,6 +148,12 @@ def looking_losses(
     return losses
 
 
+def guidance_loss(losses: dict[Head, Tensor], gazes: dict[Head, Gazes]) -> Tensor | float:
+    """The losses as they count beside that of the words: a head that few words need weighs less."""
+    most = len(gazes[FINDING[0]].here) if FINDING[0] in gazes else 1
+    return sum(WEIGHTS[head] * min(1.0, len(gazes[head].here) / most) * loss for head, loss in losses.items())
+
+
 def mass_loss(scores: Tensor, there: Tensor) -> Tensor:
     """Minus the mean log of the attention's share in `there`, [n, positions]."""
     return (scores.logsumexp(1) - scores.masked_fill(~there, -torch.inf).logsumexp(1)).mean()

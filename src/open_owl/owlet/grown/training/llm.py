@@ -14,8 +14,7 @@ from ...tokenizer import BOS, EOS, PAD
 from ..registry import ABILITIES, make_row
 from ..rows import Row
 from ..splits import ASKED_MUCH, TRAIN, Split
-from .guidance import WEIGHTS as GUIDANCE
-from .guidance import Gazes, Head, collate_looks, looking_losses, looks
+from .guidance import Gazes, Head, collate_looks, guidance_loss, looking_losses, looks
 from .lexicon import Lexicon
 from .loop import Course, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
@@ -147,7 +146,7 @@ def train_llm(folder: Path, course: Course) -> Path:
             "tokens": float((batch["words"][:, :, 0] >= 0).sum()),
             **{f"looks {head.layer}.{head.number}": loss.item() for head, loss in looking.items()},
         }
-        return saying + sum(GUIDANCE[head] * loss for head, loss in looking.items()), told
+        return saying + guidance_loss(looking, gazes), told
 
     def look() -> dict[str, float]:
         return {f"reads {name}": share for name, share in examine(model, reader.ids, papers).items()}
