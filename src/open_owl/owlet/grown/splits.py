@@ -108,6 +108,5 @@ def _layouts(group: str, held_out: bool, first: tuple[str, ...]) -> tuple[Layout
 
 
 TRAIN = Split()
-ASKED_MUCH = Split(
-    questions=8
-)  # training, where what stands there or is shown is read once for many questions
+ASKED_MUCH = Split(questions=8)  # training, where what is shown is looked at once for many questions
+OF_WHAT_IS_TOLD = Split("transfer")  # facts of a picture, which training may ask where it is told in words

@@ -11,7 +11,16 @@ from open_owl.owlet.grown.registry import ABILITIES, make_row
 from open_owl.owlet.grown.rows import written_twin
 from open_owl.owlet.grown.splits import HELD_OUT_PAIRS, HOLD_OUTS, Split
 from open_owl.owlet.grown.training.names import STAND_INS, made_up_names
-from open_owl.owlet.grown.training.reading import IGNORED, NO_WORD, PLAIN, Manner, collate, embed, tell
+from open_owl.owlet.grown.training.reading import (
+    IGNORED,
+    NO_WORD,
+    PLAIN,
+    Manner,
+    collate,
+    embed,
+    tell,
+    told_row,
+)
 from open_owl.owlet.grown.training.transcripts import make_transcript
 from open_owl.owlet.grown.vocabulary import vocabulary
 from open_owl.owlet.grown.words import COLORS, KINDS
@@ -133,3 +142,30 @@ def test_transcripts_show_no_more_than_their_split(hold_out):
     for _ in range(40):
         for picture in make_transcript(rng, split).pictures:
             assert bool(picture.pairs & HELD_OUT_PAIRS) == (hold_out == "pair" and bool(picture.pairs))
+
+
+@pytest.mark.parametrize("spelled", [False, True])
+def test_a_told_row_is_text_that_the_tokenizer_reads_as_it_was_told(tokenizer, ids, spelled):
+    for number, row in enumerate(rows(6)):
+        manner = Manner(spelled=spelled, names=made_up_names(random.Random(number), row))
+        told = tell(random.Random(0), ids, row, manner)
+        written = told_row(random.Random(0), tokenizer, row, manner)
+        assert not written.pictures
+        text = tokenizer.apply_chat_template(
+            [
+                message
+                for turn in written.turns
+                for message in (
+                    {"role": "user", "content": turn.text},
+                    {"role": "assistant", "content": turn.answer},
+                )
+            ],
+            tokenize=True,
+            return_dict=False,
+        )
+        assert text == [word for (word,) in told.words]
+
+
+def test_what_is_told_softly_is_not_written(tokenizer):
+    with pytest.raises(ValueError, match="soft"):
+        told_row(random.Random(0), tokenizer, rows(1)[0], Manner(soft=True))

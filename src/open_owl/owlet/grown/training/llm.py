@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ...tokenizer import BOS, EOS, PAD
 from ..registry import ABILITIES, make_row
 from ..rows import Row
-from ..splits import ASKED_MUCH, TRAIN, Split
+from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN, Split
 from .guidance import Gazes, Head, collate_looks, guidance_loss, looking_losses, looks
 from .lexicon import Lexicon
 from .loop import Course, pretrain
@@ -34,7 +34,7 @@ WEIGHTS: dict[str, float] = {
     TRANSCRIPT: 3,
 }  # fmt: skip
 
-OF_WHAT_IS_TOLD = 0.5  # the share of talks about facts that ask them of a picture told in words
+FACTS_OF_TOLD = 0.5  # the share of talks about facts that ask them of a picture told in words
 
 # What all reading is made of comes first: saying random words again. Steps, and the most of a course.
 REPEATING = (400, 0.25)
@@ -112,8 +112,8 @@ class Reader:
         if ability == TRANSCRIPT:
             return make_transcript(rng, TRAIN)
         # What no picture may be asked, text may: facts about what is told to be there.
-        if ability == "knowledge" and rng.random() < OF_WHAT_IS_TOLD:
-            return make_row(rng, ability, Split("transfer"))
+        if ability == "knowledge" and rng.random() < FACTS_OF_TOLD:
+            return make_row(rng, ability, OF_WHAT_IS_TOLD)
         return make_row(rng, ability, ASKED_MUCH)
 
 

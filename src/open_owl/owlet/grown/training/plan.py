@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 # What two cores of an AMD EPYC with AVX-512 do in 150 minutes (docs/owlet.md has the pace of each part), with
 # some left for writing the rows and for the exam.
 MINUTES = 150
-STEPS = {"vision": 4150, "llm": 6500, "stage1": 2600, "stage2": 4000}
+STEPS = {"vision": 4150, "llm": 6500, "stage1": 2600, "stage2": 2700}
 CONVERSATIONS = 32  # an update of a stage
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from ...tokenizer import AI, BOS, EOS, HUMAN, SPECIAL
 from ..graders import pieces
 from ..pictures import Picture
-from ..rows import Row
+from ..rows import Row, Turn
 from ..scenes import Scene
+from ..splits import Phrase
 from .names import made_up_names
 from .transcripts import letters_of_unknown
 
@@ -109,6 +111,27 @@ def tell(rng: random.Random, ids: dict[str, int], row: Row, manner: Manner = PLA
         told.add([*(ids[word] for word in _called(pieces(turn.answer), manner)), ids[EOS]], supervised=True)
         told.tasks.append(turn.asks)
     return told
+
+
+def told_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, row: Row, manner: Manner) -> Row:
+    """`row` told in `manner` as a row of text: what `tell` makes of it, as people write it.
+
+    Raises:
+        ValueError: `manner` is soft, which no text can be.
+    """
+    if manner.soft:
+        raise ValueError("soft positions cannot be written; tell it with soft=False")
+    ids = tokenizer.get_vocab()
+    told = [word for (word,) in tell(rng, ids, row, manner).words]
+    turns, begin = [], 0
+    for turn in row.turns:
+        begin = told.index(ids[HUMAN], begin) + 1
+        answer, end = told.index(ids[AI], begin) + 1, told.index(ids[EOS], begin)
+        question = tokenizer.decode(told[begin : answer - 1])
+        phrase = Phrase(question, turn.question.template)
+        turns.append(Turn(turn.task, phrase, tokenizer.decode(told[answer:end]), turn.grader))
+        begin = end
+    return Row(row.ability, tuple(turns))
 
 
 def repeated(rng: random.Random, ids: dict[str, int]) -> Told:

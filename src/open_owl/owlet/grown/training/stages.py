@@ -3,15 +3,18 @@
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..registry import ABILITIES, stream
+from ..registry import ABILITIES, make_row, stream
 from ..rows import Row, write_tar
-from ..splits import ASKED_MUCH, TRAIN
+from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN
 from .plan import CONVERSATIONS, Plan
+from .reading import Manner, told_row
+from .tokenizer import build_tokenizer
 from .transcripts import make_transcript
 
 ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads": 6}
@@ -20,6 +23,8 @@ ABSTRACTOR = {"num_query_tokens": 64, "num_layers": 2, "width": 192, "num_heads"
 # so most pictures have something to read.
 DESCRIBED = 0.2  # the share that is asked for a description of things; the rest writes all that is there
 TRANSCRIBED = 0.2  # the share of transcripts among what stage 2 sees
+TOLD = 0.5  # the share of pictures told in words among its text
+FACTS = 0.15  # the share of facts about what is there among these
 READ_SORTS = {
     "things": 4, "overlap": 1, "signs": 3, "receipt": 3, "form": 2, "table": 3, "bars": 2, "line": 2,
 }  # fmt: skip
@@ -52,8 +57,20 @@ def seen(seed: int) -> Iterator[Row]:
 
 
 def text(seed: int) -> Iterator[Row]:
-    """Talk without pictures: word games, sums, facts, German."""
-    return (row for row in stream(f"{seed} text", TEXT_WEIGHTS, ASKED_MUCH) if not row.pictures)
+    """Talk without pictures: word games, sums, facts, German; and talk about pictures that are told in words.
+
+    The latter go on with what the language model read before, words of all sorts, spelled and made up, so that
+    what it reads in pictures does not become the nearest word that pictures have.
+    """
+    talk = (row for row in stream(f"{seed} text", TEXT_WEIGHTS, ASKED_MUCH) if not row.pictures)
+    pictured = (row for row in stream(f"{seed} told", SEEN_WEIGHTS, ASKED_MUCH) if row.pictures)
+    rng, tokenizer = random.Random(f"owlet text {seed}"), build_tokenizer()
+    while True:
+        if rng.random() >= TOLD:
+            yield next(talk)
+            continue
+        row = make_row(rng, "knowledge", OF_WHAT_IS_TOLD) if rng.random() < FACTS else next(pictured)
+        yield told_row(rng, tokenizer, row, replace(Manner.draw_one(rng, row), soft=False))
 
 
 def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Path:
