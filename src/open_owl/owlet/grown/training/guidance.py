@@ -7,7 +7,7 @@ where to look:
 
 - GATHERING, from every word of a fact at the words of the same fact before it;
 - PRECEDING, from there at the last of them;
-- REMEMBERING, from the end of a fact at what the picture before tells of the same thing;
+- REMEMBERING, from the end of a fact at the end of what the picture before tells of the same thing;
 - ASKING, from where an answer's next word is said at the words of the question that the right fact has, and
   FINDING at that fact; two heads each, for what is asked of two facts;
 - FOLLOWING, from there at the fact that the first one leads to ("what is left of the owl?");
@@ -112,7 +112,7 @@ def _hearing(memory: Memory, here: int) -> list[Look]:
     facts = memory.told.facts
     if fact.picture > 0 and (here + 1 == len(facts) or facts[here + 1] != facts[here]):
         before = memory.counterpart(fact)
-        found.append(Look(REMEMBERING, here, before.whole if before else [START]))
+        found.append(Look(REMEMBERING, here, [before.last if before else START]))
     return found
 
 

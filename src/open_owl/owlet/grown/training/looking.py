@@ -1,7 +1,7 @@
 """Which of the told facts an answer comes from, task by task, and which words of the question ask for them.
 
-Positions are numbers of a `Told`. Words are compared by what they mean: "owls" and the German "eule" as
-"owl".
+A word is looked up from where it stands on; what is computed, at the end of its fact, where all has been
+heard. Positions are numbers of a `Told`. Words are compared by what they mean, "owls" and "eule" as "owl".
 """
 
 from collections import defaultdict
@@ -156,8 +156,10 @@ class Memory:
         computed = asked.task in _COMPUTED
         right = self._right(asked, facts, computed)
         keys = [word for word in asked.words if any(word in fact for fact in right)]
-        wanted = None if computed else asked.wanted
-        places = [place for fact in right for place in self._from(fact, keys, wanted)]
+        if computed:
+            places = [self._end(fact, keys) for fact in right]
+        else:
+            places = [place for fact in right for place in self._from(fact, keys, asked.wanted)]
         if asked.wanted not in self.lexicon.digits:  # else a word that all have may name the column
             keys = self._rarest(keys)
         return Sources([places], [asked.places(keys)])
@@ -185,10 +187,9 @@ class Memory:
 
     def _totalled(self, asked: Asked) -> Sources:
         """The total where it is written, else all that is added up."""
-        total = [fact.whole for fact in self.facts if self.lexicon.total in fact]
-        items = self._things(self.facts[-1].picture)
-        prices = [place for item in items for place in self._from(item, item.words[:1])]
-        return Sources(total or [prices], [asked.places()])
+        total = [fact for fact in self.facts if self.lexicon.total in fact]
+        added = total or self._things(self.facts[-1].picture)
+        return Sources([[self._end(fact, fact.words[:1]) for fact in added]], [asked.places()])
 
     def _counted(self, asked: Asked) -> Sources:
         """The things of the picture shown last, those that have all that is asked for."""
@@ -212,14 +213,14 @@ class Memory:
     def _letters(self, asked: Asked) -> Sources:
         """Each letter is counted where a word is told letter by letter."""
         places = [place for place in self.facts[-1].whole if place not in self._key_places(asked)]
-        return Sources([self.facts[-1].whole], [asked.places()], places if len(places) > 1 else None)
+        return Sources([[self.facts[-1].last]], [asked.places()], places if len(places) > 1 else None)
 
     def _key_places(self, asked: Asked) -> list[int]:
         return [place for word in asked.words for place in self.facts[-1].places.get(word, ())]
 
     def _as_many(self, asked: Asked) -> Sources:
         """The things of the first picture and the sign of the second one."""
-        return Sources([self.facts[-1].whole], [asked.places()], [fact.last for fact in self._things(0)])
+        return Sources([[self.facts[-1].last]], [asked.places()], [fact.last for fact in self._things(0)])
 
     @staticmethod
     def _counting(asked: Asked, things: Iterable[Fact]) -> Sources:
@@ -235,29 +236,25 @@ class Memory:
         del operands[2:]
         shared = [word for word in asked.words if all(word in fact for fact, _ in operands)]
         return Sources(
-            [self._from(fact, [own, *shared]) for fact, own in operands],
+            [[self._end(fact, [own, *shared])] for fact, own in operands],
             [asked.places([own, *(word for word in shared if word != own)]) for _, own in operands],
         )
 
     def _two_signs(self, asked: Asked) -> Sources:
-        return Sources([fact.whole for fact in self.facts[-2:]])
+        return Sources([[fact.last] for fact in self.facts[-2:]])
 
     def _beside(self, asked: Asked) -> Sources:
         """The thing that is named, and from there the one that is wanted."""
         named = [fact for fact in self.facts if asked.words and fact.has_all(asked.words)]
         then = [fact for fact in self.facts if asked.wanted in fact and fact not in named]
-        return Sources(
-            [[place for fact in named for place in self._from(fact, asked.words)]],
-            [asked.places()],
-            next=[place for fact in then for place in self._from(fact, [asked.wanted])],
-        )
+        return Sources([[fact.last for fact in named]], [asked.places()], next=[fact.last for fact in then])
 
     def _in_frames(self, asked: Asked) -> Sources:
         """What is asked for as the first frame shows it and as the last one does."""
         found = []
         for picture in (0, self.facts[-1].picture):
             there = [fact for fact in self.facts if fact.picture == picture and fact.has_all(asked.words)]
-            found.append([place for fact in there for place in self._from(fact, asked.words)] or [START])
+            found.append([fact.last for fact in there] or [START])
         return Sources(found, [asked.places()] * 2)
 
     def _news(self, asked: Asked) -> Sources:
@@ -295,25 +292,36 @@ class Memory:
         fewest = min(facts.values(), default=0)
         return [word for word, count in facts.items() if count < 2 * fewest]
 
-    def _from(self, fact: Fact, keys: Iterable[int], wanted: int | None = None) -> list[int]:
-        """The positions of a fact from where `keys` have been told on: a number beside them, or the rest."""
-        since = max((fact.places[key][0] for key in keys if key in fact), default=fact.whole[0])
-        number = self._number_at(since, fact.last)
-        if number and (wanted is None or wanted in self.lexicon.digits):
-            return number
-        if wanted is not None and wanted in fact:
+    def _since(self, fact: Fact, keys: Iterable[int]) -> int:
+        """From where on all of `keys` that a fact has have been told."""
+        return max((fact.places[key][0] for key in keys if key in fact), default=fact.whole[0])
+
+    def _from(self, fact: Fact, keys: Iterable[int], wanted: int) -> list[int]:
+        """The positions of a fact from where `keys` and `wanted` are told on; a digit's are those of a number."""
+        since = self._since(fact, keys)
+        if wanted in self.lexicon.digits:
+            number = self._number_at(since, fact.last)
+            has = [place for place in number if wanted in self.told.words[place]]
+            if has:
+                return [place for place in number if place >= has[0]]
+        if wanted in fact:
             since = max(since, fact.places[wanted][0])
         return list(range(since, fact.last + 1))
 
+    def _end(self, fact: Fact, keys: Iterable[int] = ()) -> int:
+        """Where a fact has been told whole: the end of the number beside `keys`, else its last position."""
+        number = self._number_at(self._since(fact, keys), fact.last)
+        return number[-1] if number else fact.last
+
     def _number_at(self, since: int, last: int) -> list[int]:
-        """The positions from `since` on to the end of the number that stands there or right after it."""
-        end = None
+        """The positions of the digits at `since` or right after it."""
+        number: list[int] = []
         for place in range(since, last + 1):
             if any(word in self.lexicon.digits for word in self.told.words[place]):
-                end = place
-            elif end is not None or place > since:
+                number.append(place)
+            elif number or place > since:
                 break
-        return list(range(since, end + 1)) if end is not None else []
+        return number
 
 
 _TO_A_SIDE = ("beside", "color_beside", "is_beside", "direction")

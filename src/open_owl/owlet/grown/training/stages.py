@@ -57,10 +57,10 @@ def seen(seed: int) -> Iterator[Row]:
 
 
 def text(seed: int) -> Iterator[Row]:
-    """Talk without pictures: word games, sums, facts, German; and talk about pictures that are told in words.
+    """Talk without pictures: word games, sums, facts, German; and about pictures that are told in words.
 
-    The latter go on with what the language model read before, words of all sorts, spelled and made up, so that
-    what it reads in pictures does not become the nearest word that pictures have.
+    The latter goes on with what the language model read before, words of all sorts, spelled and made up, so
+    that what it reads in pictures does not become the nearest word that pictures have.
     """
     talk = (row for row in stream(f"{seed} text", TEXT_WEIGHTS, ASKED_MUCH) if not row.pictures)
     pictured = (row for row in stream(f"{seed} told", SEEN_WEIGHTS, ASKED_MUCH) if row.pictures)
