@@ -297,7 +297,7 @@ class Memory:
         return max((fact.places[key][0] for key in keys if key in fact), default=fact.whole[0])
 
     def _from(self, fact: Fact, keys: Iterable[int], wanted: int) -> list[int]:
-        """The positions of a fact from where `keys` and `wanted` are told on; a digit's are those of a number."""
+        """The positions from where `keys` and `wanted` are told on; a digit's are those of its number."""
         since = self._since(fact, keys)
         if wanted in self.lexicon.digits:
             number = self._number_at(since, fact.last)
