@@ -17,7 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from claims_arms import ARMS, order
+from claims_arms import ARMS, order, recipe_hash
+from claims_asked import CLAIMS
 from claims_figures import draw_all
 from claims_report import Results, fragments, write_page
 from claims_run import ROOT, read_results, run_arms
@@ -42,10 +43,13 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def report(options: argparse.Namespace, console: Console) -> int:
-    results = Results(read_results(options.results), plan_of(options), options.seeds)
-    draw_all(results, options.page.parent)
-    write_page(options.page, results)
-    for name, text in fragments(results).items():
+    plan = plan_of(options)
+    recipes = {name: recipe_hash(arm, plan) for name, arm in ARMS.items()}
+    results = Results(read_results(options.results), recipes, options.seeds)
+    draw_all(CLAIMS, results, options.page.parent)
+    parts = fragments(results, plan)
+    write_page(options.page, parts)
+    for name, text in parts.items():
         console.rule(name)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0

@@ -1,13 +1,14 @@
 """The figures of `claims.py`: a panel a number, a line an arm, means with their intervals."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from claims_asked import CLAIMS, Claim, Row
+from claims_asked import Claim, Row
 from claims_report import Results
 
 COLUMNS = 3
@@ -15,9 +16,9 @@ ONE, OTHERS = "#00695c", "#546e7a"  # r5, against which the others are held, and
 CHANCE = "#b3261e"
 
 
-def draw_all(results: Results, folder: Path) -> None:
+def draw_all(claims: Sequence[Claim], results: Results, folder: Path) -> None:
     """Writes the figure of each claim of which an arm is finished, where a page in `folder` links to it."""
-    for claim in CLAIMS:
+    for claim in claims:
         if results.has_any(claim):
             file = folder / claim.figure
             file.parent.mkdir(parents=True, exist_ok=True)

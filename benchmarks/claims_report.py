@@ -3,12 +3,11 @@
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claims_arms import ARMS, recipe_hash
 from claims_asked import CLAIMS, Claim, Row, Statement
 from claims_run import Line
 from claims_world import WORDS_PER_GROUP, Plan
@@ -47,12 +46,14 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 
 class Results:
-    """The lines of the recipes that the arms have now, of the seeds asked for."""
+    """The lines of the recipes that the arms have now, of the seeds asked for.
 
-    def __init__(self, lines: Sequence[Line], plan: Plan, seeds: Sequence[int]):
-        self.plan, self.seeds = plan, list(seeds)
-        wanted = {name: recipe_hash(arm, plan) for name, arm in ARMS.items()}
-        current = [line for line in lines if wanted.get(line["arm"]) == line["recipe"]]
+    `recipes`: the hash of each arm's recipe, by its name.
+    """
+
+    def __init__(self, lines: Sequence[Line], recipes: Mapping[str, str], seeds: Sequence[int]):
+        self.recipes, self.seeds = recipes, list(seeds)
+        current = [line for line in lines if recipes.get(line["arm"]) == line["recipe"]]
         self.of_other_recipes = len(lines) - len(current)
         self.lines = {(line["arm"], line["seed"]): line for line in current if line["seed"] in seeds}
 
@@ -171,15 +172,15 @@ def identity(results: Results) -> str:
     return f"Before and after stage 1 the loss of every answer token is the same to the last bit ({seeds})."
 
 
-def circumstances(results: Results) -> str:
-    """What the numbers of the page come from."""
+def circumstances(results: Results, about: Sequence[tuple[str, str]]) -> str:
+    """What the numbers of the page come from; `about`: what all runs have in common, each with its name."""
     lines = list(results.lines.values())
     passed_over = results.of_other_recipes
     note = f" {_count(passed_over, 'line')} of other recipes passed over." if passed_over else ""
     if not lines:
         return f"{NOT_RUN.capitalize()}.{note}"
     minutes = sorted(sum(line["minutes"].values()) for line in lines)
-    plan, wanted = results.plan, len(ARMS) * len(results.seeds)
+    wanted = len(results.recipes) * len(results.seeds)
     machines = {
         f"{machine['processor']}, {_count(machine['threads'], 'thread')}"
         for machine in (line["machine"] for line in lines)
@@ -188,12 +189,7 @@ def circumstances(results: Results) -> str:
     commits = sorted({line["commit"][:9] + ("-dirty" * line["commit"].endswith("-dirty")) for line in lines})
     told = (
         ("Arms", f"{len(lines)} of {wanted} (arm and seed); seeds {', '.join(map(str, results.seeds))}"),
-        ("Updates", f"{plan.stage1_steps} of stage 1, {plan.stage2_steps} of stage 2, of 32 conversations"),
-        (
-            "Questions of each arm and seed",
-            f"{plan.per_ability} an ability, of held-out and of seen pairs; {2 * plan.text_questions} of "
-            f"text; {WORDS_PER_GROUP * plan.per_word} of each group of facts",
-        ),
+        *about,
         ("Minutes of an arm, shared or not", f"{minutes[0]:.1f} to {minutes[-1]:.1f}"),
         ("Machine", "; ".join(sorted(machines))),
         ("Software", ", ".join(packages)),
@@ -204,14 +200,26 @@ def circumstances(results: Results) -> str:
     )
 
 
+def runs_of_the_grid(plan: Plan) -> list[tuple[str, str]]:
+    """What all arms of the grid have in common."""
+    return [
+        ("Updates", f"{plan.stage1_steps} of stage 1, {plan.stage2_steps} of stage 2, of 32 conversations"),
+        (
+            "Questions of each arm and seed",
+            f"{plan.per_ability} an ability, of held-out and of seen pairs; {2 * plan.text_questions} of "
+            f"text; {WORDS_PER_GROUP * plan.per_word} of each group of facts",
+        ),
+    ]
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def fragments(results: Results) -> dict[str, str]:
-    """What the page has between its markers, by the markers' names."""
+def fragments(results: Results, plan: Plan) -> dict[str, str]:
+    """What the page has of the grid between its markers, by the markers' names."""
     return {
-        "runs": circumstances(results),
+        "runs": circumstances(results, runs_of_the_grid(plan)),
         "identity": identity(results),
         **{claim.name: section(claim, results) for claim in CLAIMS},
     }
@@ -233,6 +241,6 @@ def filled_in(page: str, parts: dict[str, str]) -> str:
     return page
 
 
-def write_page(page: Path, results: Results) -> None:
-    text = page.read_text(encoding="utf-8")
-    page.write_text(filled_in(text, fragments(results)), encoding="utf-8")
+def write_page(page: Path, parts: dict[str, str]) -> None:
+    """Fills `parts` into the page, as `filled_in` does."""
+    page.write_text(filled_in(page.read_text(encoding="utf-8"), parts), encoding="utf-8")

@@ -31,6 +31,7 @@ from open_owl.owlet.exam import OVERALL
 from open_owl.owlet.questions import ABILITIES
 
 PLAN = Plan()
+RECIPES = {name: recipe_hash(arm, PLAN) for name, arm in ARMS.items()}
 R5_OVER_R4 = Statement("joint", ("r5", f"heldout.{OVERALL}"), ("r4", f"heldout.{OVERALL}"))
 
 
@@ -56,7 +57,7 @@ def line(arm: str, seed: int, share: float = 0.5, recipe: str | None = None) -> 
 
 
 def results(lines: list[dict], seeds=(0, 1, 2)) -> Results:
-    return Results(lines, PLAN, seeds)
+    return Results(lines, RECIPES, seeds)
 
 
 def test_an_interval_is_students_over_the_seeds() -> None:
@@ -117,12 +118,12 @@ def test_lines_of_other_recipes_and_seeds_count_for_nothing_and_are_told() -> No
     found = results(lines)
     assert found.estimate("r5", f"heldout.{OVERALL}") == Estimate(0.7, None, 1)
     assert found.of_other_recipes == 2
-    assert "2 lines of other recipes passed over." in fragments(found)["runs"]
+    assert "2 lines of other recipes passed over." in fragments(found, PLAN)["runs"]
 
 
 def test_an_arm_with_fewer_seeds_than_asked_is_marked() -> None:
     lines = [line(arm, seed) for arm, count in (("r1", 3), ("r4", 2), ("r5", 1)) for seed in range(count)]
-    part = fragments(results(lines))["grid"]
+    part = fragments(results(lines), PLAN)["grid"]
     head = part.splitlines()[2]
     assert head == (
         "| | before (0 of 3 seeds) | r1 | r2 (0 of 3 seeds) | r3 (0 of 3 seeds) | r4 (2 of 3 seeds) | "
@@ -130,13 +131,13 @@ def test_an_arm_with_fewer_seeds_than_asked_is_marked() -> None:
     )
     assert "1 of 3 | one seed, no interval |" in part
     # Two of two asked for are marked as well: three are needed for an interval that means much.
-    assert "r4 (2 of 3 seeds)" in fragments(results(lines, seeds=(0, 1)))["grid"]
+    assert "r4 (2 of 3 seeds)" in fragments(results(lines, seeds=(0, 1)), PLAN)["grid"]
 
 
 def test_numbers_of_the_page_are_those_of_the_results() -> None:
     shares = {"r5": (0.80, 0.82, 0.84), "r4": (0.70, 0.71, 0.75)}
     lines = [line(arm, seed, share) for arm, given in shares.items() for seed, share in enumerate(given)]
-    part = fragments(results(lines))["grid"]
+    part = fragments(results(lines), PLAN)["grid"]
     assert "| color | - | - | - | - | 72% [65, 79] | 82% [77, 87] |" in part
     # Differences 10, 11 and 9 points: 10 with a deviation of 1, times 4.303 over the root of 3.
     assert "multimodal-only: r5 above r4 | +10.0 [7.5, 12.5] points | 3 | holds |" in part
@@ -145,17 +146,17 @@ def test_numbers_of_the_page_are_those_of_the_results() -> None:
 
 def test_a_changed_language_model_is_told() -> None:
     lines = [line("r1", 0), line("r1", 1)]
-    assert "the same to the last bit (2 seeds)" in fragments(results(lines))["identity"]
+    assert "the same to the last bit (2 seeds)" in fragments(results(lines), PLAN)["identity"]
     lines[1]["scores"]["text"]["same_as_before"] = False
-    assert "**changed** losses of answer tokens, with seed 1" in fragments(results(lines))["identity"]
+    assert "**changed** losses of answer tokens, with seed 1" in fragments(results(lines), PLAN)["identity"]
 
 
 def test_without_results_the_page_has_no_number(tmp_path: Path) -> None:
     empty = results([])
-    for text in fragments(empty).values():
+    for text in fragments(empty, PLAN).values():
         assert NOT_RUN in text.lower()
         assert not any(letter.isdigit() for letter in text.replace("stage 1", ""))
-    draw_all(empty, tmp_path)
+    draw_all(CLAIMS, empty, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,20 +165,20 @@ def test_a_page_is_written_again_and_again_and_keeps_its_own_words(tmp_path: Pat
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     rng = random.Random(0)
     lines = [line(arm, seed, rng.random()) for arm in ARMS for seed in range(3)]
-    write_page(page, results(lines))
+    write_page(page, fragments(results(lines), PLAN))
     first = page.read_text(encoding="utf-8")
     assert first.count("| Verdict |") == len(CLAIMS)
     assert first.count("OwlEval") == PAGE.read_text(encoding="utf-8").count("OwlEval") > 0
-    write_page(page, results(lines))
+    write_page(page, fragments(results(lines), PLAN))
     assert page.read_text(encoding="utf-8") == first
     with pytest.raises(ValueError, match="the page has no place for runs; write <!-- claims:runs -->"):
-        filled_in("nothing", fragments(results(lines)))
+        filled_in("nothing", fragments(results(lines), PLAN))
 
 
 def test_every_figure_that_a_section_links_is_drawn(tmp_path: Path) -> None:
     found = results([line(arm, seed, 0.2 * seed) for arm in ("r1", "r5", "linear") for seed in range(3)])
-    draw_all(found, tmp_path)
-    parts = fragments(found)
+    draw_all(CLAIMS, found, tmp_path)
+    parts = fragments(found, PLAN)
     for claim in CLAIMS:
         assert f"]({claim.figure})" in parts[claim.name]
         width, height = Image.open(tmp_path / claim.figure).size
@@ -198,5 +199,5 @@ def test_what_is_compared_is_in_every_arms_results() -> None:
 
 def test_the_page_has_what_the_results_say() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    parts = fragments(Results(read_results(RESULTS), PLAN, SEEDS))
+    parts = fragments(Results(read_results(RESULTS), RECIPES, SEEDS), PLAN)
     assert filled_in(page, parts) == page, "run `python benchmarks/claims.py report`"

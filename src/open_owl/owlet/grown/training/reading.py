@@ -127,9 +127,8 @@ def told_row(rng: random.Random, tokenizer: PreTrainedTokenizerFast, row: Row, m
     for turn in row.turns:
         begin = told.index(ids[HUMAN], begin) + 1
         answer, end = told.index(ids[AI], begin) + 1, told.index(ids[EOS], begin)
-        question = tokenizer.decode(told[begin : answer - 1])
-        phrase = Phrase(question, turn.question.template)
-        turns.append(Turn(turn.task, phrase, tokenizer.decode(told[answer:end]), turn.grader))
+        question, said = tokenizer.batch_decode([told[begin : answer - 1], told[answer:end]])
+        turns.append(Turn(turn.task, Phrase(question, turn.question.template), said, turn.grader))
         begin = end
     return Row(row.ability, tuple(turns))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import open_owl
-from open_owl.train.plot import LOSS, draw, read_runs
+from open_owl.train.plot import draw, read_runs
 from open_owl.train.run import train
 
 from ..result import examine, write_report
@@ -47,7 +47,7 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
     with record.timed("exam"):
         owl = open_owl.load(pack(checkpoint, out / OWLET))
         result = examine(owl, out, seed, plan.questions, ("own", "none", "shuffled"), OWLET)
-    draw(read_runs([out]), out / CURVES, [LOSS])
+    draw(read_runs([out]), out / CURVES)
     return write_report(out, result, record.seconds)
 
 

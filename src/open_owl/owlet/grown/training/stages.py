@@ -90,26 +90,32 @@ def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Pa
         "model": {"compose": towers | ABSTRACTOR},
         "output_dir": str(out),
         "seed": seed,
-        "stages": [_stage1(plan, paths), _stage2(plan, paths)],
+        "stages": [stage1(plan.stage1, paths), stage2(plan.stage2, paths)],
     }
     path = out / "owlet.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
 
 
-def _stage1(plan: Plan, paths: dict[str, Path]) -> dict[str, Any]:
-    """The encoder, gently, and a fresh abstractor tell a frozen language model what is there."""
+def stage1(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
+    """The encoder, gently, and a fresh abstractor tell a frozen language model what is there.
+
+    `paths`: the rows' files, "captions".
+    """
     return {
         "name": "stage1",
         "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
         "data": {"sources": [str(paths["captions"])]},
         "optimizer": _optimizer(2e-3, {"vision_model": 3e-5}),
-        **_course(plan.stage1),
+        **_course(steps),
     }
 
 
-def _stage2(plan: Plan, paths: dict[str, Path]) -> dict[str, Any]:
-    """The abstractor and adapters of the language model, half text, half pictures in every update."""
+def stage2(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
+    """The abstractor and adapters of the language model, half text, half pictures in every update.
+
+    `paths`: the rows' files, "seen" and "text".
+    """
     return {
         "name": "stage2",
         "learns": {"vision_model": "frozen", "abstractor": "full", "language_model": "lora"},
@@ -119,7 +125,7 @@ def _stage2(plan: Plan, paths: dict[str, Path]) -> dict[str, Any]:
             "half_text_half_multimodal": True,
         },
         "optimizer": _optimizer(1e-3, {"language_model": 1e-3}),
-        **_course(plan.stage2),
+        **_course(steps),
     }
 
 
