@@ -22,7 +22,8 @@ def world(
     """Ask about drawn pictures of which every answer is known, each ability and each sort of hold-out apart.
 
     Every question is asked with its picture, without any, and with another question's. The likeliest words
-    are taken and must be the right ones. Answers are kept in the folder; the same command goes on.
+    are taken and must be the right ones. Answers are kept in the folder; the same command goes on, and
+    refuses where the folder's answers are another model's, or of weights that were written since.
 
     \b
     Examples:
@@ -36,6 +37,15 @@ def world(
     begun = time.perf_counter()
     owl = open_owl.load(model, dtype, device)
     with progress("the exam") as tell:
-        result = examine(owl, out, seed, questions, ("own", "none", "shuffled"), model, tell)
+        result = examine(
+            owl, out, seed, questions, ("own", "none", "shuffled"), _identity(model, dtype), tell
+        )
     report = write_report(out, result, {"exam": time.perf_counter() - begun})
     typer.echo(report.read_text(encoding="utf-8"))
+
+
+def _identity(model: str, dtype: str | None) -> str:
+    """What answers are kept as those of: the model, when its weights were written, and their precision."""
+    written = [file.stat().st_mtime_ns for file in Path(model).rglob("*.safetensors")]
+    since = f", written {time.strftime('%F %T', time.gmtime(max(written) // 10**9))} UTC" if written else ""
+    return f"{model}{since}, {dtype or 'as it is stored'}"

@@ -1,6 +1,7 @@
 """`owl eval world`: three ways of showing, a report, and answers that are kept."""
 
 import json
+import os
 
 import pytest
 from tests.owlet.grown.test_exam import Scripted
@@ -39,3 +40,18 @@ def test_a_folder_with_the_answers_of_another_model_is_refused(scripted, tmp_pat
     result = CliRunner().invoke(app, ["eval", "world", "two", *options])
     assert isinstance(result.exception, ValueError)
     assert "give another folder" in str(result.exception)
+
+
+def test_answers_of_weights_that_were_written_anew_are_refused(scripted, tmp_path):
+    weights = tmp_path / "my-owl" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"")
+    ask = ["eval", "world", str(weights.parent), "--questions", "2", "--out", str(tmp_path / "exam")]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    os.utime(weights, (0, 86_400))
+    result = CliRunner().invoke(app, ask)
+    assert isinstance(result.exception, ValueError)
+    assert "written 1970-01-02" in str(result.exception)
+    other = CliRunner().invoke(app, [*ask, "--dtype", "float32"])
+    assert isinstance(other.exception, ValueError)
