@@ -23,7 +23,7 @@ from claims_asked import Claim, Row, Statement
 from claims_figures import draw_all
 from claims_report import Results, section, write_page
 from claims_report import circumstances as table_of_runs
-from claims_run import ROOT, Line, append, circumstances, read_results
+from claims_run import ROOT, Line, append, circumstances, read_results, timed
 from open_owl.owlet.grown.charts import Chart
 from open_owl.owlet.grown.exam import SEEN, Item, Shown, draw_exam, mark, sit
 from open_owl.owlet.grown.paper import Form, Receipt, Table
@@ -32,8 +32,9 @@ from open_owl.owlet.grown.rows import Row as Talk
 from open_owl.owlet.grown.rows import write_tar
 from open_owl.owlet.grown.training.plan import CONVERSATIONS
 from open_owl.owlet.grown.training.stages import seen, stage2, text
+from open_owl.train.progress import read_log
 from open_owl.train.recipe import Recipe
-from open_owl.train.run import TrainingStopped, train
+from open_owl.train.run import LOG, TrainingStopped, train
 
 RESULTS = ROOT / "benchmarks" / "results" / "claims_documents.jsonl"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -97,14 +98,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def report(options: argparse.Namespace, console: Console) -> int:
-    lines = read_results(options.results)
-    results = Results(of_start(lines, lines[-1]["start"]) if lines else [], recipes(), options.seeds)
-    draw_all([CLAIM], results, options.page.parent)
-    parts = {CLAIM.name: section(CLAIM, results), f"{CLAIM.name}-runs": table_of_runs(results, ABOUT)}
+    draw_all([CLAIM], last_results(options.results, options.seeds), options.page.parent)
+    parts = fragments(options.results, options.seeds)
     write_page(options.page, parts)
-    for text_of_part in parts.values():
-        console.print(text_of_part, markup=False, highlight=False, soft_wrap=True)
+    for part in parts.values():
+        console.print(part, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def fragments(path: Path, seeds: list[int]) -> dict[str, str]:
+    """What the page has between its markers, by the markers' names."""
+    results = last_results(path, seeds)
+    return {CLAIM.name: section(CLAIM, results), f"{CLAIM.name}-runs": table_of_runs(results, ABOUT)}
+
+
+def last_results(path: Path, seeds: list[int]) -> Results:
+    """The results of the stage 1 that was taken last."""
+    lines = read_results(path)
+    return Results(of_start(lines, lines[-1]["start"]) if lines else [], recipes(), seeds)
 
 
 def of_start(lines: list[Line], start: str) -> list[Line]:
@@ -118,9 +129,8 @@ def run_arm(arm: str, seed: int, start: Path, work: Path, console: Console) -> L
     folder = work / f"{arm.replace(' ', '-')}-{identity}-{began_with}-{seed}"
     checkpoint, minutes = start, {}
     if arm != STAGE1:
-        began = time.perf_counter()
         checkpoint = train(recipe(arm, seed, start, folder), console=console)
-        minutes["stage2"] = (time.perf_counter() - began) / 60
+        minutes["stage2"], _ = timed(read_log(checkpoint / LOG), CONVERSATIONS)
     began = time.perf_counter()
     with console.status("sitting the exam"):
         scores = examine(checkpoint, seed)
@@ -173,11 +183,10 @@ def _exam(seed: int) -> list[Item]:
 def recipes() -> dict[str, str]:
     """A hash of what each arm's scores follow from, but seed, start, machine and versions."""
     paths = {name: Path(name) for name in ("seen", "text")}
-    common = {"exam": repr(_exam(0)), "stage2": stage2(STEPS, paths), "text": _first(text(0))}
-    return {
-        arm: digest({"arm": arm} | common | ({} if arm == STAGE1 else {"seen": _first(rows_of(arm, 0))}))
-        for arm in ARMS
-    }
+    asked = {"exam": repr(_exam(0))}
+    learned = {"stage2": stage2(STEPS, paths), "text": _first(text(0))}
+    both = {arm: digest(asked | learned | {"seen": _first(rows_of(arm, 0))}) for arm in (WITHOUT, WITH)}
+    return {STAGE1: digest(asked), **both}
 
 
 def _first(rows: Iterator[Talk]) -> str:

@@ -23,7 +23,8 @@ def world(
 
     Every question is asked with its picture, without any, and with another question's. The likeliest words
     are taken and must be the right ones. Answers are kept in the folder; the same command goes on, and
-    refuses where the folder's answers are another model's, or of weights that were written since.
+    refuses where the folder's answers are another model's, of weights that were written since, or of
+    another precision.
 
     \b
     Examples:
@@ -46,6 +47,7 @@ def world(
 
 def _identity(model: str, dtype: str | None) -> str:
     """What answers are kept as those of: the model, when its weights were written, and their precision."""
-    written = [file.stat().st_mtime_ns for file in Path(model).rglob("*.safetensors")]
-    since = f", written {time.strftime('%F %T', time.gmtime(max(written) // 10**9))} UTC" if written else ""
+    files = [file for suffix in ("safetensors", "bin") for file in Path(model).rglob(f"*.{suffix}")]
+    written = time.gmtime(max((file.stat().st_mtime for file in files), default=0))
+    since = f", written {time.strftime('%F %T', written)} UTC" if files else ""
     return f"{model}{since}, {dtype or 'as it is stored'}"

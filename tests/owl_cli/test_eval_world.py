@@ -53,5 +53,11 @@ def test_answers_of_weights_that_were_written_anew_are_refused(scripted, tmp_pat
     result = CliRunner().invoke(app, ask)
     assert isinstance(result.exception, ValueError)
     assert "written 1970-01-02" in str(result.exception)
-    other = CliRunner().invoke(app, [*ask, "--dtype", "float32"])
-    assert isinstance(other.exception, ValueError)
+
+
+def test_answers_in_another_precision_are_refused(scripted, tmp_path):
+    ask = ["eval", "world", "one", "--questions", "2", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, ask).exit_code == 0
+    result = CliRunner().invoke(app, [*ask, "--dtype", "float32"])
+    assert isinstance(result.exception, ValueError)
+    assert "'one, float32'" in str(result.exception)

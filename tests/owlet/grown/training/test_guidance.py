@@ -17,8 +17,10 @@ from open_owl.owlet.grown.training.guidance import (
     PRECEDING,
     REMEMBERING,
     WEIGHTS,
+    Gazes,
     collate_looks,
     even_loss,
+    guidance_loss,
     looking_losses,
     looks,
 )
@@ -182,3 +184,13 @@ def test_a_batch_without_pictures_has_nothing_to_look_for(tokenizer, ids):
     assert gazes == {}
     *_, states = read(build_model(tokenizer), collate(rows), noise=0.0)
     assert looking_losses(build_model(tokenizer), states, gazes) == {}
+
+
+def test_a_head_that_few_words_need_weighs_less():
+    """By hand: finding has four positions; counting one of them, gathering eight."""
+    gazes = {
+        head: Gazes(torch.zeros(count), torch.zeros(count), torch.zeros(count, 1))
+        for head, count in ((FINDING[0], 4), (COUNTING, 1), (GATHERING, 8))
+    }
+    losses = {head: torch.tensor(2.0) for head in gazes}
+    assert float(guidance_loss(losses, gazes)) == pytest.approx(2 * (1.0 + 0.3 / 4 + 0.3))

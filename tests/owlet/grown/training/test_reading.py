@@ -9,8 +9,9 @@ import torch
 from open_owl.owlet.grown.graders import is_right, pieces
 from open_owl.owlet.grown.registry import ABILITIES, make_row
 from open_owl.owlet.grown.rows import written_twin
-from open_owl.owlet.grown.splits import HELD_OUT_PAIRS, HOLD_OUTS, Split
+from open_owl.owlet.grown.splits import HELD_OUT_LAYOUTS, HELD_OUT_PAIRS, HOLD_OUTS, Split
 from open_owl.owlet.grown.training.names import STAND_INS, made_up_names
+from open_owl.owlet.grown.training.partly import PartlyShown
 from open_owl.owlet.grown.training.reading import (
     IGNORED,
     NO_WORD,
@@ -23,7 +24,7 @@ from open_owl.owlet.grown.training.reading import (
 )
 from open_owl.owlet.grown.training.transcripts import make_transcript
 from open_owl.owlet.grown.vocabulary import vocabulary
-from open_owl.owlet.grown.words import COLORS, KINDS
+from open_owl.owlet.grown.words import COLORS, KINDS, WRITTEN
 
 
 def rows(count: int, seed: int = 0):
@@ -139,9 +140,13 @@ def test_words_of_one_position_are_added_and_an_empty_one_is_nothing(ids):
 def test_transcripts_show_no_more_than_their_split(hold_out):
     split = Split(hold_out)
     rng = random.Random(0)
-    for _ in range(40):
+    for _ in range(60):
         for picture in make_transcript(rng, split).pictures:
-            assert bool(picture.pairs & HELD_OUT_PAIRS) == (hold_out == "pair" and bool(picture.pairs))
+            whole = picture.scene if isinstance(picture, PartlyShown) else picture
+            assert bool(whole.pairs & HELD_OUT_PAIRS) == (hold_out == "pair" and bool(whole.pairs))
+            if hold_out is None:
+                assert whole.layout not in HELD_OUT_LAYOUTS[whole.group]
+                assert not any(word in WRITTEN[group].held_out for group, word in whole.words)
 
 
 @pytest.mark.parametrize("spelled", [False, True])

@@ -68,12 +68,8 @@ class Gazes(NamedTuple):
 def looks(told: Told, lexicon: Lexicon) -> list[Look]:
     """Where the answers of `told` are found."""
     memory, found = Memory(told, lexicon), []
-    before, question, said, turn = (
-        0,
-        0,
-        0,
-        -1,
-    )  # where two questions begin; words of the answer so far; its number
+    before, question = 0, 0  # where the question before begins, and this one
+    said, turn = 0, -1  # words of the answer so far; its number
     for here, (label, fact) in enumerate(zip(told.labels, told.facts, strict=True)):
         if label != IGNORED:
             turn += said == 0

@@ -24,6 +24,7 @@ class Lexicon:
         no: answers to what is not there begin with one of these.
         aside: facts with one of these are no thing to count.
         sides: those of one side of a thing.
+        total: the word before a sum that is written.
     """
 
     silent: frozenset[int]
@@ -36,6 +37,11 @@ class Lexicon:
 
     @classmethod
     def of(cls, ids: dict[str, int]) -> "Lexicon":
+        """The lexicon of a tokenizer's vocabulary, `ids` by token.
+
+        Raises:
+            KeyError: the vocabulary lacks a word of the picture world.
+        """
         said = {plural(kind): kind for kind in KINDS}
         for kind, (_, one, several) in NOUNS.items():
             said |= {one: kind, several: kind}

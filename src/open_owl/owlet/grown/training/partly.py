@@ -24,6 +24,8 @@ class PartlyShown(Picture):
     Attributes:
         scene: the scene as it would be without hiding.
         shown: the same, in the colours that it is drawn in.
+        tells: what can be seen: kinds, sizes and places without colours, or colours and places alone.
+        grey: drawn without any colour; of "kinds" alone.
     """
 
     scene: Scene
