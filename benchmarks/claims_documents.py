@@ -69,6 +69,7 @@ CLAIM = Claim(
         Statement(f"{ability} {says}", (more, f"own.{ability}"), (less, f"{shown}.{ability}"))
         for ability in ("documents", "charts")
         for says, more, less, shown in (
+            ("are read after stage 1: above itself with shuffled pictures", STAGE1, STAGE1, "shuffled"),
             ("are read: no documents above itself with shuffled pictures", WITHOUT, WITHOUT, "shuffled"),
             ("gain by talk about other pictures: no documents above stage 1", WITHOUT, STAGE1, "own"),
             ("gain by talk about them: documents above no documents", WITH, WITHOUT, "own"),
