@@ -10,6 +10,7 @@ from PIL import Image
 from claims import PAGE, RESULTS, SEEDS
 from claims_arms import ARMS, recipe_hash
 from claims_asked import CLAIMS, Statement
+from claims_documents import CLAIM as OF_DOCUMENTS
 from claims_figures import draw_all
 from claims_report import (
     HOLDS,
@@ -167,7 +168,7 @@ def test_a_page_is_written_again_and_again_and_keeps_its_own_words(tmp_path: Pat
     lines = [line(arm, seed, rng.random()) for arm in ARMS for seed in range(3)]
     write_page(page, fragments(results(lines), PLAN))
     first = page.read_text(encoding="utf-8")
-    assert first.count("| Verdict |") == len(CLAIMS)
+    assert first.count("| Verdict |") == len([*CLAIMS, OF_DOCUMENTS])
     assert first.count("OwlEval") == PAGE.read_text(encoding="utf-8").count("OwlEval") > 0
     write_page(page, fragments(results(lines), PLAN))
     assert page.read_text(encoding="utf-8") == first
