@@ -19,25 +19,18 @@ from rich.console import Console
 
 from claims_arms import ARMS, order, recipe_hash
 from claims_asked import CLAIMS
+from claims_command import commands, main, publish
 from claims_figures import draw_all
-from claims_report import Results, fragments, write_page
+from claims_report import Results, fragments
 from claims_run import ROOT, read_results, run_arms
 from claims_world import Plan
-from open_owl.train.run import TrainingStopped
 
 RESULTS = ROOT / "benchmarks" / "results" / "claims.jsonl"
-PAGE = ROOT / "docs" / "evidence.md"
-SEEDS = [0, 1, 2]
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    plan = plan_of(options)
     wanted = order(options.seeds, options.arms)
-    try:
-        left = run_arms(wanted, plan, options.work, options.results, options.minutes, console)
-    except TrainingStopped as stopped:
-        console.print(f"{stopped}", highlight=False)
-        return 130
+    left = run_arms(wanted, plan_of(options), options.work, options.results, options.minutes, console)
     console.print(f"{len(wanted) - left} of {len(wanted)} arms are finished", highlight=False)
     return 0
 
@@ -47,11 +40,7 @@ def report(options: argparse.Namespace, console: Console) -> int:
     recipes = {name: recipe_hash(arm, plan) for name, arm in ARMS.items()}
     results = Results(read_results(options.results), recipes, options.seeds)
     draw_all(CLAIMS, results, options.page.parent)
-    parts = fragments(results, plan)
-    write_page(options.page, parts)
-    for name, text in parts.items():
-        console.rule(name)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    publish(options.page, fragments(results, plan), console)
     return 0
 
 
@@ -61,28 +50,13 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--results", type=Path, default=RESULTS)
-    common.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    usual = [Plan().stage1_steps, Plan().stage2_steps]
-    common.add_argument("--steps", type=int, nargs=2, default=usual, help="updates of both stages")
-    commands = whole.add_subparsers(required=True)
-    running = commands.add_parser("run", parents=[common], help="run the arms that are missing")
+    whole, running, reporting = commands(__doc__, RESULTS, Path("runs/claims"), run, report)
     running.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    running.add_argument("--minutes", type=float, help="begin no arm after so many")
-    running.add_argument("--work", type=Path, default=Path("runs/claims"), help="rows and checkpoints")
-    running.set_defaults(command=run)
-    reporting = commands.add_parser("report", parents=[common], help="write tables, verdicts and figures")
-    reporting.add_argument("--page", type=Path, default=PAGE)
-    reporting.set_defaults(command=report)
+    usual = [Plan().stage1_steps, Plan().stage2_steps]
+    for command in (running, reporting):
+        command.add_argument("--steps", type=int, nargs=2, default=usual, help="updates of both stages")
     return whole
 
 
-def main() -> int:
-    options = parser().parse_args()
-    return options.command(options, Console())
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(parser()))

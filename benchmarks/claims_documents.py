@@ -12,7 +12,6 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -20,25 +19,23 @@ from rich.console import Console
 import open_owl
 from claims_arms import digest, weights_digest
 from claims_asked import Claim, Row, Statement
+from claims_command import commands, main, publish
 from claims_figures import draw_all
-from claims_report import Results, section, write_page
+from claims_report import Results, section
 from claims_report import circumstances as table_of_runs
-from claims_run import ROOT, Line, append, circumstances, read_results, timed
+from claims_run import ROOT, Line, append, circumstances, read_results, taken, timed
 from open_owl.owlet.grown.charts import Chart
 from open_owl.owlet.grown.exam import SEEN, Item, Shown, draw_exam, mark, sit
 from open_owl.owlet.grown.paper import Form, Receipt, Table
 from open_owl.owlet.grown.result import held_out
 from open_owl.owlet.grown.rows import Row as Talk
-from open_owl.owlet.grown.rows import write_tar
 from open_owl.owlet.grown.training.plan import CONVERSATIONS
-from open_owl.owlet.grown.training.stages import seen, stage2, text
+from open_owl.owlet.grown.training.stages import seen, stage2, text, write_rows
 from open_owl.train.progress import read_log
 from open_owl.train.recipe import Recipe
-from open_owl.train.run import LOG, TrainingStopped, train
+from open_owl.train.run import LOG, train
 
 RESULTS = ROOT / "benchmarks" / "results" / "claims_documents.jsonl"
-PAGE = ROOT / "docs" / "evidence.md"
-SEEDS = [0, 1, 2]
 STEPS, QUESTIONS = 300, 25  # updates of stage 2; questions of each cell of the exam
 DOCUMENTS = (Receipt, Form, Table, Chart)
 ASKED = ("documents", "charts", "scene_text", "visual")
@@ -79,19 +76,13 @@ CLAIM = Claim(
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    start = options.owlet / "stage1"
+    start, known = options.owlet / "stage1", recipes()
     wanted = [(arm, seed) for seed in options.seeds for arm in ARMS]
-    there = Results(of_start(read_results(options.results), weights_digest(start)), recipes(), options.seeds)
+    there = Results(of_start(read_results(options.results), weights_digest(start)), known, options.seeds)
     left = [each for each in wanted if each not in there.lines]
-    began = time.monotonic()
-    while left and (options.minutes is None or time.monotonic() - began < 60 * options.minutes):
-        arm, seed = left.pop(0)
+    for arm, seed in taken(left, options.minutes):
         console.rule(f"{arm}, seed {seed} ({len(left)} more to go)")
-        try:
-            line = run_arm(arm, seed, start, options.work, console)
-        except TrainingStopped as stopped:
-            console.print(f"{stopped}", highlight=False)
-            return 130
+        line = run_arm(arm, known[arm], seed, start, options.work, console)
         append(options.results, line)
         console.print(line["scores"], highlight=False)
     console.print(f"{len(wanted) - len(left)} of {len(wanted)} arms are finished", highlight=False)
@@ -99,17 +90,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def report(options: argparse.Namespace, console: Console) -> int:
-    draw_all([CLAIM], last_results(options.results, options.seeds), options.page.parent)
-    parts = fragments(options.results, options.seeds)
-    write_page(options.page, parts)
-    for part in parts.values():
-        console.print(part, markup=False, highlight=False, soft_wrap=True)
+    results = last_results(options.results, options.seeds)
+    draw_all([CLAIM], results, options.page.parent)
+    publish(options.page, fragments(results), console)
     return 0
 
 
-def fragments(path: Path, seeds: list[int]) -> dict[str, str]:
+def fragments(results: Results) -> dict[str, str]:
     """What the page has between its markers, by the markers' names."""
-    results = last_results(path, seeds)
     return {CLAIM.name: section(CLAIM, results), f"{CLAIM.name}-runs": table_of_runs(results, ABOUT)}
 
 
@@ -124,9 +112,12 @@ def of_start(lines: list[Line], start: str) -> list[Line]:
     return [line for line in lines if line["start"] == start]
 
 
-def run_arm(arm: str, seed: int, start: Path, work: Path, console: Console) -> Line:
-    """Trains stage 2 as `arm` has it, from the checkpoint `start`, and examines the result."""
-    began_with, identity = weights_digest(start), recipes()[arm]
+def run_arm(arm: str, identity: str, seed: int, start: Path, work: Path, console: Console) -> Line:
+    """Trains stage 2 as `arm` has it, from the checkpoint `start`, and examines the result.
+
+    `identity`: the hash of the arm's recipe.
+    """
+    began_with = weights_digest(start)
     folder = work / f"{arm.replace(' ', '-')}-{identity}-{began_with}-{seed}"
     checkpoint, minutes = start, {}
     if arm != STAGE1:
@@ -142,12 +133,8 @@ def run_arm(arm: str, seed: int, start: Path, work: Path, console: Console) -> L
 
 def recipe(arm: str, seed: int, start: Path, folder: Path) -> Recipe:
     """Owlet's stage 2 over rows of this arm, which are drawn into `folder` where they are not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, rows in (("seen", rows_of(arm, seed)), ("text", text(seed))):
-        paths[name] = folder / f"{name}.tar"
-        if not paths[name].is_file():
-            write_tar(paths[name], itertools.islice(rows, STEPS * CONVERSATIONS // 2))
+    rows = {"seen": rows_of(arm, seed), "text": text(seed)}
+    paths = write_rows(folder, rows, STEPS * CONVERSATIONS // 2)
     return Recipe.model_validate(
         {
             "model": {"checkpoint": str(start)},
@@ -180,7 +167,6 @@ def _exam(seed: int) -> list[Item]:
     return [item for item in draw_exam(seed, QUESTIONS, ASKED) if item.hold_out != SEEN]
 
 
-@cache
 def recipes() -> dict[str, str]:
     """A hash of what each arm's scores follow from, but seed, start, machine and versions."""
     paths = {name: Path(name) for name in ("seen", "text")}
@@ -196,26 +182,10 @@ def _first(rows: Iterator[Talk]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--results", type=Path, default=RESULTS)
-    common.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    commands = whole.add_subparsers(required=True)
-    running = commands.add_parser("run", parents=[common], help="run the arms that are missing")
+    whole, running, _ = commands(__doc__, RESULTS, Path("runs/claims-documents"), run, report)
     running.add_argument("--owlet", type=Path, required=True, help="a folder of make owlet, after stage 1")
-    running.add_argument("--minutes", type=float, help="begin no arm after so many")
-    running.add_argument("--work", type=Path, default=Path("runs/claims-documents"))
-    running.set_defaults(command=run)
-    reporting = commands.add_parser("report", parents=[common], help="write table, verdicts and figure")
-    reporting.add_argument("--page", type=Path, default=PAGE)
-    reporting.set_defaults(command=report)
     return whole
 
 
-def main() -> int:
-    options = parser().parse_args()
-    return options.command(options, Console())
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(parser()))

@@ -7,9 +7,10 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 CODE = ("src", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "benchmarks").glob("claims*.py"))))
 PACKAGES = ("torch", "transformers", "peft", "megatron-energon")
 
+Each = TypeVar("Each")
 Line = dict[str, Any]
 Key = tuple[str, str, int]  # arm, recipe hash, seed
 
@@ -74,6 +76,13 @@ def missing(wanted: list[tuple[Arm, int]], plan: Plan, results: Path) -> list[tu
     return [(arm, seed) for arm, seed in wanted if (arm.name, recipe_hash(arm, plan), seed) not in there]
 
 
+def taken(left: list[Each], minutes: float | None) -> Iterator[Each]:
+    """Takes one after another from `left`, and none after `minutes` have passed."""
+    began = time.monotonic()
+    while left and (minutes is None or time.monotonic() - began < 60 * minutes):
+        yield left.pop(0)
+
+
 def run_arms(
     wanted: list[tuple[Arm, int]],
     plan: Plan,
@@ -86,9 +95,8 @@ def run_arms(
 
     An arm that was stopped goes on where it was, and one that is finished is not run again.
     """
-    left, began = missing(wanted, plan, results), time.monotonic()
-    while left and (minutes is None or time.monotonic() - began < 60 * minutes):
-        arm, seed = left.pop(0)
+    left = missing(wanted, plan, results)
+    for arm, seed in taken(left, minutes):
         console.rule(f"{arm.name}, seed {seed}: {arm.about} ({len(left)} more to go)")
         line = run_arm(arm, plan, seed, work, console)
         append(results, line)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from claims import PAGE, RESULTS, SEEDS
+from claims import RESULTS
 from claims_arms import ARMS, recipe_hash
 from claims_asked import CLAIMS, Statement
+from claims_command import PAGE, SEEDS
 from claims_documents import CLAIM as OF_DOCUMENTS
 from claims_figures import draw_all
 from claims_report import (

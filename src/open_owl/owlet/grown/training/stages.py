@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,8 @@ def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Pa
     Args:
         towers: the checkpoints' folders, as `compose` takes them: "vision" and "llm".
     """
-    data = out / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, rows in (("captions", captions(seed)), ("seen", seen(seed)), ("text", text(seed))):
-        paths[name] = data / f"{name}.tar"
-        if not paths[name].is_file():
-            write_tar(paths[name], itertools.islice(rows, plan.rows))
+    rows = {"captions": captions(seed), "seen": seen(seed), "text": text(seed)}
+    paths = write_rows(out / "data", rows, plan.rows)
     recipe = {
         "model": {"compose": towers | ABSTRACTOR},
         "output_dir": str(out),
@@ -95,6 +90,16 @@ def write_recipe(out: Path, towers: dict[str, str], plan: Plan, seed: int) -> Pa
     path = out / "owlet.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def write_rows(folder: Path, streams: Mapping[str, Iterator[Row]], count: int) -> dict[str, Path]:
+    """Writes `count` rows of each stream into a tar of its name; gives the files. One that is there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.tar" for name in streams}
+    for name, rows in streams.items():
+        if not paths[name].is_file():
+            write_tar(paths[name], itertools.islice(rows, count))
+    return paths
 
 
 def stage1(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
