@@ -36,10 +36,9 @@ def world(
 
     model = model or owlet()
     begun = time.perf_counter()
-    owl = open_owl.load(model, dtype, device)
     with progress("the exam") as tell:
         result = examine(
-            owl, out, seed, questions, ("own", "none", "shuffled"), _identity(model, dtype), tell
+            lambda: open_owl.load(model, dtype, device), out, seed, questions, _identity(model, dtype), tell
         )
     report = write_report(out, result, {"exam": time.perf_counter() - begun})
     typer.echo(report.read_text(encoding="utf-8"))
@@ -47,7 +46,7 @@ def world(
 
 def _identity(model: str, dtype: str | None) -> str:
     """What answers are kept as those of: the model, when its weights were written, and their precision."""
-    files = [file for suffix in ("safetensors", "bin") for file in Path(model).rglob(f"*.{suffix}")]
+    files = [file for suffix in ("safetensors", "bin") for file in Path(model).glob(f"*.{suffix}")]
     written = time.gmtime(max((file.stat().st_mtime for file in files), default=0))
     since = f", written {time.strftime('%F %T', written)} UTC" if files else ""
     return f"{model}{since}, {dtype or 'as it is stored'}"

@@ -21,7 +21,7 @@ def scripted(monkeypatch):
     return owl
 
 
-def test_a_model_is_asked_with_its_pictures_without_and_with_others(scripted, tmp_path):
+def test_a_model_is_asked_with_its_pictures_without_and_with_others(scripted, tmp_path, monkeypatch):
     ask = ["eval", "world", "some-model", "--questions", "3", "--out", str(tmp_path / "exam")]
     told = CliRunner().invoke(app, ask)
     assert told.exit_code == 0, told.output
@@ -30,6 +30,7 @@ def test_a_model_is_asked_with_its_pictures_without_and_with_others(scripted, tm
         assert f"Pictures shown: {shown}" in told.stdout
         assert json.loads((tmp_path / "exam" / f"answers-{shown}.json").read_text())["answers"]
     asked = len(scripted.asked)
+    monkeypatch.delattr(open_owl, "load")  # what is kept needs no model
     assert CliRunner().invoke(app, ask).exit_code == 0
     assert len(scripted.asked) == asked
 
@@ -48,6 +49,9 @@ def test_answers_of_weights_that_were_written_anew_are_refused(scripted, tmp_pat
     weights.write_bytes(b"")
     ask = ["eval", "world", str(weights.parent), "--questions", "2", "--out", str(tmp_path / "exam")]
     assert CliRunner().invoke(app, ask).exit_code == 0
+    (weights.parent / "checkpoint-5").mkdir()
+    (weights.parent / "checkpoint-5" / "model.safetensors").write_bytes(b"")  # of another model
+    os.utime(weights.parent / "checkpoint-5" / "model.safetensors", (0, 4_000_000_000))
     assert CliRunner().invoke(app, ask).exit_code == 0
     os.utime(weights, (0, 86_400))
     result = CliRunner().invoke(app, ask)

@@ -52,16 +52,23 @@ def test_the_verdict_names_the_abilities_that_fall_short(exam):
 
 def test_answers_are_kept_and_those_of_another_exam_are_refused(exam, tmp_path):
     owl = Scripted(lambda messages: "yes")
+    opened: list[Scripted] = []
+
+    def open_model() -> Owl:
+        opened.append(owl)
+        return cast(Owl, owl)
+
     seen: list[tuple[int, int]] = []
     first = sit_once(
-        cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 3}, lambda *told: seen.append(told)
+        open_model, exam, "none", tmp_path / "a.json", {"seed": 3}, lambda *told: seen.append(told)
     )
     assert seen[-1] == (len(exam), len(exam))
     asked = len(owl.asked)
-    assert sit_once(cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 3}) == first
+    assert sit_once(open_model, exam, "none", tmp_path / "a.json", {"seed": 3}) == first
     assert len(owl.asked) == asked
+    assert len(opened) == 1
     with pytest.raises(ValueError, match=r"answers of \{'seed': 3\}, not of \{'seed': 4\}"):
-        sit_once(cast(Owl, owl), exam, "none", tmp_path / "a.json", {"seed": 4})
+        sit_once(open_model, exam, "none", tmp_path / "a.json", {"seed": 4})
 
 
 def test_the_report_has_a_table_for_each_way_of_showing(exam, answers, tmp_path):

@@ -1,5 +1,6 @@
 """What an exam found: the scores with their intervals, held against what is wanted of Owlet."""
 
+import functools
 import json
 import math
 from collections import defaultdict
@@ -13,6 +14,7 @@ from open_owl.generate import Owl
 from .exam import SEEN, Item, Report, Shown, draw_exam, draw_probes, mark, sit
 
 WANTED_OVERALL, WANTED_EACH, MOST_INVENTED = 0.90, 0.80, 0.02
+WAYS: tuple[Shown, ...] = ("own", "none", "shuffled")
 PROBES = 4  # times as many questions whether something is there as questions of a cell
 
 OnProgress = Callable[[int, int], None]
@@ -27,17 +29,17 @@ class Result:
 
 
 def examine(
-    owl: Owl,
+    open_model: Callable[[], Owl],
     out: Path,
     seed: int,
     questions: int,
-    shown: Sequence[Shown],
     model: str,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Result:
-    """The exam in each of the ways of showing, and probes; answers are kept in `out`.
+    """The exam in each way of showing, and the probes; answers are kept in `out`.
 
     Args:
+        open_model: called once, and only where answers are missing.
         model: what the answers are kept as those of.
         on_progress: told how many of how many questions are answered.
 
@@ -45,9 +47,10 @@ def examine(
         ValueError: `out` holds the answers of another model or exam.
     """
     out.mkdir(parents=True, exist_ok=True)
+    owl = functools.cache(open_model)
     made_of = {"model": model, "seed": seed, "questions": questions}
     exam, probes = draw_exam(seed, questions), draw_probes(seed, PROBES * questions)
-    total = len(shown) * len(exam) + len(probes)
+    total = len(WAYS) * len(exam) + len(probes)
 
     def marked(items: Sequence[Item], how: Shown, name: str, before: int) -> Report:
         path = out / f"answers-{name}.json"
@@ -56,12 +59,12 @@ def examine(
             sit_once(owl, items, how, path, made_of, lambda done, _: on_progress(before + done, total)),
         )
 
-    reports = {how: marked(exam, how, how, number * len(exam)) for number, how in enumerate(shown)}
+    reports = {how: marked(exam, how, how, number * len(exam)) for number, how in enumerate(WAYS)}
     return Result(reports, marked(probes, "own", "probes", total - len(probes)))
 
 
 def sit_once(
-    owl: Owl,
+    owl: Callable[[], Owl],
     exam: Sequence[Item],
     shown: Shown,
     path: Path,
@@ -71,6 +74,7 @@ def sit_once(
     """The answers, kept in `path` so that what is begun again does not ask again.
 
     Args:
+        owl: called where the answers are not kept.
         made_of: what the answers depend on, such as the exam's seed.
 
     Raises:
@@ -84,7 +88,7 @@ def sit_once(
                 "give another folder or delete it"
             )
         return kept["answers"]
-    answers = sit(owl, exam, shown, on_progress)
+    answers = sit(owl(), exam, shown, on_progress)
     told = {"made_of": made_of, "answers": answers}
     path.write_text(json.dumps(told, indent=0, ensure_ascii=False), encoding="utf-8")
     return answers

@@ -45,8 +45,8 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
     with record.timed("stages"):
         checkpoint = train(recipe)
     with record.timed("exam"):
-        owl = open_owl.load(pack(checkpoint, out / OWLET))
-        result = examine(owl, out, seed, plan.questions, ("own", "none", "shuffled"), OWLET)
+        owlet = pack(checkpoint, out / OWLET)
+        result = examine(lambda: open_owl.load(owlet), out, seed, plan.questions, OWLET)
     draw(read_runs([out]), out / CURVES)
     return write_report(out, result, record.seconds)
 
