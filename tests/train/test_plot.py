@@ -57,6 +57,21 @@ def test_runs_are_drawn_side_by_side_with_their_stages_in_order(tmp_path):
     assert {(31, 119, 180), (214, 39, 40)} <= colours, "both runs' colours"
 
 
+def test_a_towers_log_comes_before_the_stages_and_what_it_lacks_is_left_blank(tmp_path):
+    run = write_run(tmp_path / "run", stages=("see", "talk"), evaluations=False)
+    (run / "llm").mkdir()
+    (run / "llm" / "log.jsonl").write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n')
+    runs = read_runs([run])
+    assert list(runs[0].stages) == ["llm", "see", "talk"]
+    draw(runs, tmp_path / "drawn.png")
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        column, row = drawn.width // 3, drawn.height // 5  # five numbers
+        below = drawn.convert("L").crop((0, row + row // 2, column * 4 // 5, drawn.height))
+        loss = drawn.convert("L").crop((0, 0, column * 4 // 5, row))
+    assert below.getextrema() == (255, 255)
+    assert loss.getextrema()[0] < 100
+
+
 def test_the_terminal_is_told_first_last_best_and_typical_numbers(tmp_path):
     text = told(read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", evaluations=False)]))
     rows = {line[:21].strip(): line[21:].split() for line in text.splitlines()}

@@ -87,7 +87,10 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], out: str | Path) -> None:
-    """Writes a PNG: a column for each stage, a row for each number that was logged, a colour for each run."""
+    """Writes a PNG: a column for each stage, a row for each number, a colour for each run.
+
+    Where no run logged a number of a stage, nothing is drawn.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -98,12 +101,22 @@ def draw(runs: Sequence[Run], out: str | Path) -> None:
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(panels), len(stages), squeeze=False, sharex="col")
     for row, panel in enumerate(panels):
+        labelled = False
         for column, stage in enumerate(stages):
             axes = grid[row, column]
             drawn = [panel.draw(axes, run.stages[stage], _colour(n)) for n, run in _with_stage(runs, stage)]
-            _dress(axes, panel, any(drawn), first=column == 0, last=row == len(panels) - 1)
-            if row == 0:
-                axes.set_title(stage, loc="left", fontweight="bold")
+            if any(drawn):
+                _dress(axes, panel)
+                axes.set_ylabel("" if labelled else panel.label)
+                labelled = True
+            else:
+                axes.set_axis_off()
+    for axes, stage in zip(grid.T, stages, strict=True):
+        axes[0].set_title(stage, loc="left", fontweight="bold")
+        lowest = [one for one in axes if one.axison][-1:]
+        for one in lowest:
+            one.set_xlabel("step")
+            one.tick_params(labelbottom=True)
     _add_legend(figure, runs)
     figure.savefig(out, dpi=130)
 
@@ -214,12 +227,12 @@ PANELS = (
 )
 
 
-def _dress(axes: "Axes", panel: Panel, drawn: bool, first: bool, last: bool) -> None:
+def _dress(axes: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
     plain = StrMethodFormatter("{x:,.0f}" if "tokens" in panel.label else "{x:g}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0) if panel.percent else plain)
-    if panel.log_scale and drawn:
+    if panel.log_scale:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -229,12 +242,6 @@ def _dress(axes: "Axes", panel: Panel, drawn: bool, first: bool, last: bool) -> 
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if first:
-        axes.set_ylabel(panel.label)
-    if last:
-        axes.set_xlabel("step")
-    if not drawn:
-        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="0.5")
 
 
 def _add_legend(figure: "Figure", runs: Sequence[Run]) -> None:
@@ -319,14 +326,17 @@ def _read_run(path: Path, name: str) -> Run:
 
 
 def _logs_at(path: Path) -> list[tuple[str, Path]]:
-    """(stage, log) of a run in the order of its recipe, of one stage, or of one log."""
+    """(stage, log) of a run, of one stage, or of one log.
+
+    Stages are in the order of their recipe; what it does not have, such as a tower's training, came before.
+    """
     if path.is_file():
         return [(path.resolve().parent.name, path)]
     if (path / LOG).is_file():
         return [(path.resolve().name, path / LOG)]
     logs = sorted(path.glob(f"*/{LOG}"), key=lambda log: log.stat().st_mtime)
     order = _stages_of_recipe(path / RECIPE)
-    logs.sort(key=lambda log: order.index(log.parent.name) if log.parent.name in order else len(order))
+    logs.sort(key=lambda log: order.index(log.parent.name) if log.parent.name in order else -1)
     return [(log.parent.name, log) for log in logs]
 
 
