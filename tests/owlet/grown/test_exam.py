@@ -28,8 +28,8 @@ class Scripted:
 
 
 def test_an_exam_asks_every_ability_on_what_training_has_and_on_each_of_its_hold_outs(exam):
-    asked = mark(exam, [""] * len(exam)).asked
-    assert set(asked.values()) == {12}
+    asked = mark(exam, [""] * len(exam)).scores
+    assert {score.asked for score in asked.values()} == {12}
     assert set(asked) == {
         (name, hold_out) for name, ability in ABILITIES.items() for hold_out in (SEEN, *ability.hold_outs)
     }
@@ -44,20 +44,21 @@ def test_the_same_seed_gives_the_same_exam_and_another_seed_another(exam):
 
 def test_right_answers_score_full_marks_and_empty_ones_none(exam):
     best = mark(exam, [item.turn.answer for item in exam])
-    assert set(best.scores.values()) == set(best.tasks.values()) == {1.0}
+    assert {score.share for score in (*best.scores.values(), *best.tasks.values())} == {1.0}
     assert best.yes_ratio == best.yes_truth
-    assert best.invented == 0
+    assert best.invented.share == 0
+    assert {score.share for score in best.found.values()} == {1.0}
     worst = mark(exam, [""] * len(exam))
-    assert set(worst.scores.values()) == {0.0}
+    assert {score.share for score in worst.scores.values()} == {0.0}
 
 
 def test_one_who_always_says_yes_is_told_by_the_yes_ratio_and_by_what_is_invented():
     exam = draw_exam(3, 150, ["visual"])
     report = mark(exam, ["yes"] * len(exam))
-    assert (report.yes_ratio, report.invented) == (1.0, 1.0)
-    assert report.probes > 30
+    assert (report.yes_ratio, report.invented.share) == (1.0, 1.0)
+    assert report.invented.asked > 30
     assert 0.4 < report.yes_truth < 0.6
-    assert math.isnan(mark(exam[:0], []).invented)
+    assert math.isnan(mark(exam[:0], []).invented.share)
 
 
 def test_a_turn_is_asked_after_the_turns_before_it_with_their_right_answers(exam):
@@ -84,9 +85,9 @@ def test_pictures_can_be_left_out_or_be_those_of_another_question(exam):
 
 def test_the_most_frequent_answers_are_no_way_to_pass():
     exam = draw_exam(5, 60, ["visual", "documents", "charts", "scene_text", "several"])
-    scores = mark(exam, majority(exam)).scores
-    assert max(scores.values()) < 0.65
-    assert sum(scores.values()) / len(scores) < 0.5
+    shares = [score.share for score in mark(exam, majority(exam)).scores.values()]
+    assert max(shares) < 0.65
+    assert sum(shares) / len(shares) < 0.5
 
 
 def test_the_report_is_a_table_with_a_column_for_each_hold_out(exam):
@@ -101,4 +102,6 @@ def test_probes_ask_yes_and_no_by_turns_of_pictures_on_either_side_of_the_split(
     assert [probe.turn.answer for probe in probes] == ["yes", "no"] * 30
     assert [probe.hold_out for probe in probes] == [SEEN] * 30 + ["pair"] * 30
     assert all(held_out_in(probe.row) == ({probe.hold_out} - {SEEN}) for probe in probes)
-    assert mark(probes, ["yes"] * 60).probes == 30
+    report = mark(probes, ["yes"] * 60)
+    assert report.invented == (30, 30)
+    assert report.found == {SEEN: (15, 15), "pair": (15, 15)}

@@ -1,5 +1,7 @@
 """What an exam found, with intervals that resampling gives too."""
 
+import json
+import math
 import random
 from typing import cast
 
@@ -7,8 +9,8 @@ import pytest
 from tests.owlet.grown.test_exam import Scripted
 
 from open_owl.generate import Owl
-from open_owl.owlet.grown.exam import SEEN, draw_exam, draw_probes, mark
-from open_owl.owlet.grown.result import Result, held_out, overall, sit_once, verdict, write_report
+from open_owl.owlet.grown.exam import SEEN, Score, draw_exam, draw_probes, mark
+from open_owl.owlet.grown.result import Result, held_out, overall, sit_once, verdict, wilson, write_report
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,16 @@ def test_the_interval_is_the_one_that_resampling_the_questions_of_every_cell_giv
     drawn.sort()
     assert share == pytest.approx(sum(drawn) / len(drawn), abs=0.01)
     assert 2 * half == pytest.approx(drawn[292] - drawn[7], rel=0.25)
+
+
+@pytest.mark.parametrize("right", [0, 3, 100, 200])
+def test_the_interval_of_a_share_is_where_the_normal_test_would_not_refuse_it(right):
+    low, high = wilson(Score(right, 200))
+    for end in {low, high} - {0.0, 1.0}:
+        spread = math.sqrt(end * (1 - end) / 200)
+        assert abs(right / 200 - end) == pytest.approx(1.96 * spread, abs=1e-9)
+    assert -1e-12 < low <= right / 200 <= high < 1 + 1e-12
+    assert high - low > 0.01
 
 
 def test_what_training_has_counts_for_no_held_out_score(exam):
@@ -77,6 +89,12 @@ def test_the_report_has_a_table_for_each_way_of_showing(exam, answers, tmp_path)
     page = write_report(tmp_path, found, {"exam": 60.0}).read_text()
     assert page.count("| visual |") == 2
     assert "Pictures shown: none" in page
-    assert "invented: 100.0% of 20 things that are not there" in page
+    assert "invented: 100.0% [83.9, 100.0] of 20 things that are not there" in page
+    assert "found, of things that are there: 100% of 10 (seen), 100% of 10 (pair)" in page
+    count = [(score, key) for key, score in report.tasks.items() if key[0] == "count"]
+    right, asked = (sum(score[n] for score, (_, sort) in count if sort != SEEN) for n in (0, 1))
+    assert f" {right} of {asked} |" in page
+    kept = json.loads((tmp_path / "tasks.json").read_text())["count"]
+    assert {sort: tuple(score) for sort, score in kept.items()} == {key[1]: score for score, key in count}
     assert "yes in 100% of the answers; right would be 50%" in page
     assert "| exam | 1.0 |" in page

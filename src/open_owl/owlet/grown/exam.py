@@ -4,7 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -38,27 +38,36 @@ class Item:
         return self.row.turns[self.number]
 
 
+class Score(NamedTuple):
+    """How many of the answers are right."""
+
+    right: int
+    asked: int
+
+    @property
+    def share(self) -> float:
+        return self.right / self.asked if self.asked else float("nan")
+
+
 @dataclass(frozen=True)
 class Report:
     """What an exam found.
 
     Attributes:
-        scores: (ability, hold-out) -> share of right answers; hold-out "seen" is what training has too.
-        tasks: (task, hold-out) -> the same.
-        asked: (ability, hold-out) -> number of questions.
+        scores: by ability and hold-out; hold-out "seen" is what training has too.
+        tasks: by task and hold-out.
+        found: by hold-out, of the things that are there, how many are said to be.
+        invented: of the things that are not there, how many are said to be.
         yes_ratio: share of "yes" among all answers to yes-no questions.
         yes_truth: what that share would be if all were right.
-        invented: share of the things that are not there of which the answer is "yes, it is".
-        probes: how many such things were asked about.
     """
 
-    scores: dict[tuple[str, str], float]
-    tasks: dict[tuple[str, str], float]
-    asked: dict[tuple[str, str], int]
+    scores: dict[tuple[str, str], Score]
+    tasks: dict[tuple[str, str], Score]
+    found: dict[str, Score]
+    invented: Score
     yes_ratio: float
     yes_truth: float
-    invented: float
-    probes: int
 
     def lines(self) -> list[str]:
         """The scores as a Markdown table, abilities down, hold-outs across."""
@@ -66,7 +75,7 @@ class Report:
         lines = [f"| | {' | '.join(columns)} |", f"|--|{'--|' * len(columns)}"]
         for ability in dict.fromkeys(ability for ability, _ in self.scores):
             cells = [self.scores.get((ability, column)) for column in columns]
-            told = " | ".join("" if cell is None else f"{100 * cell:.0f}%" for cell in cells)
+            told = " | ".join("" if cell is None else f"{cell.share:.0%}" for cell in cells)
             lines.append(f"| {ability} | {told} |")
         return lines
 
@@ -141,6 +150,7 @@ def mark(exam: Sequence[Item], answers: Sequence[str]) -> Report:
     """What the answers are worth."""
     by_ability: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     by_task: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+    found: defaultdict[str, list[bool]] = defaultdict(list)
     said, true, invented = [], [], []
     for item, given in zip(exam, answers, strict=True):
         right = is_right(item.turn.grader, item.turn.answer, given)
@@ -149,21 +159,20 @@ def mark(exam: Sequence[Item], answers: Sequence[str]) -> Report:
         if item.turn.grader == "yes_no":
             said.append(says_yes(given) is True)
             true.append(says_yes(item.turn.answer) is True)
-            if item.turn.task == PROBE and not true[-1]:
-                invented.append(said[-1])
+            if item.turn.task == PROBE:
+                (found[item.hold_out] if true[-1] else invented).append(said[-1])
     return Report(
-        scores={key: _share(marks) for key, marks in by_ability.items()},
-        tasks={key: _share(marks) for key, marks in by_task.items()},
-        asked={key: len(marks) for key, marks in by_ability.items()},
-        yes_ratio=_share(said),
-        yes_truth=_share(true),
-        invented=_share(invented),
-        probes=len(invented),
+        scores={key: _score(marks) for key, marks in by_ability.items()},
+        tasks={key: _score(marks) for key, marks in by_task.items()},
+        found={key: _score(marks) for key, marks in found.items()},
+        invented=_score(invented),
+        yes_ratio=_score(said).share,
+        yes_truth=_score(true).share,
     )
 
 
-def _share(marks: Sequence[bool]) -> float:
-    return sum(marks) / len(marks) if marks else float("nan")
+def _score(marks: Sequence[bool]) -> Score:
+    return Score(sum(marks), len(marks))
 
 
 def majority(exam: Sequence[Item]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from open_owl.generate import Owl
 
-from .exam import SEEN, Item, Report, Shown, draw_exam, draw_probes, mark, sit
+from .exam import SEEN, Item, Report, Score, Shown, draw_exam, draw_probes, mark, sit
 
 WANTED_OVERALL, WANTED_EACH, MOST_INVENTED = 0.90, 0.80, 0.02
 WAYS: tuple[Shown, ...] = ("own", "none", "shuffled")
@@ -97,9 +97,9 @@ def sit_once(
 def held_out(report: Report) -> dict[str, tuple[float, float]]:
     """Of each ability the mean over its hold-outs, and the variance of it over the questions drawn."""
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for (ability, hold_out), share in report.scores.items():
+    for (ability, hold_out), score in report.scores.items():
         if hold_out != SEEN:
-            found[ability].append((share, share * (1 - share) / report.asked[ability, hold_out]))
+            found[ability].append((score.share, score.share * (1 - score.share) / score.asked))
     return {ability: _mean(cells) for ability, cells in found.items()}
 
 
@@ -130,24 +130,56 @@ def verdict(report: Report) -> list[str]:
 
 
 def told_of_probes(probes: Report) -> list[str]:
-    """How often something is seen that is not there, and whether yes is said as often as no."""
+    """How often something is seen that is not there, or missed that is, and how often yes is said."""
+    low, high = wilson(probes.invented)
+    found = ", ".join(f"{score.share:.0%} of {score.asked} ({sort})" for sort, score in probes.found.items())
     return [
-        f"- invented: {probes.invented:.1%} of {probes.probes} things that are not there; "
-        f"at most {MOST_INVENTED:.0%} wanted",
+        f"- invented: {probes.invented.share:.1%} [{100 * low:.1f}, {100 * high:.1f}] of "
+        f"{probes.invented.asked} things that are not there; at most {MOST_INVENTED:.0%} wanted",
+        f"- found, of things that are there: {found}",
         f"- yes in {probes.yes_ratio:.0%} of the answers; right would be {probes.yes_truth:.0%}",
     ]
 
 
+def wilson(score: Score, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share, of 95%: near 0 and 1 the normal approximation has no width."""
+    share, asked = score.share, score.asked
+    middle = share + z * z / (2 * asked)
+    half = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))
+    scale = 1 + z * z / asked
+    return (middle - half) / scale, (middle + half) / scale
+
+
+def by_task(report: Report) -> dict[str, dict[str, Score]]:
+    """Task -> hold-out -> its score; tasks by their names."""
+    found: defaultdict[str, dict[str, Score]] = defaultdict(dict)
+    for (task, hold_out), score in sorted(report.tasks.items()):
+        found[task][hold_out] = score
+    return dict(found)
+
+
+def lines_of_tasks(report: Report) -> list[str]:
+    """A Markdown table: of each task how many answers are right of how many."""
+    lines = ["| task | seen | held out |", "|--|--|--|"]
+    for task, scores in by_task(report).items():
+        held = [score for hold_out, score in scores.items() if hold_out != SEEN]
+        sums = scores.get(SEEN), Score(sum(s.right for s in held), sum(s.asked for s in held))
+        told = ("" if not score or not score.asked else f"{score.right} of {score.asked}" for score in sums)
+        lines.append(f"| {task} | {' | '.join(told)} |")
+    return lines
+
+
 def write_report(out: Path, result: Result, seconds: dict[str, float]) -> Path:
-    """Writes `out`/report.md and `out`/tasks.json, the latter of the questions with their own pictures."""
+    """Writes `out`/report.md, and `out`/tasks.json: task -> hold-out -> [right, asked], with own pictures."""
     lines = ["# The picture world's exam", ""]
     for shown, report in result.reports.items():
         lines += [f"## Pictures shown: {shown}", "", *verdict(report), "", *report.lines(), ""]
     lines += ["## Is there a ...?", "", *told_of_probes(result.probes), ""]
+    lines += ["## By task, with their own pictures", "", *lines_of_tasks(result.reports["own"]), ""]
     lines += ["## Where the time went", "", "| Part | Minutes |", "|--|--|"]
     lines += [f"| {part} | {spent / 60:.1f} |" for part, spent in seconds.items()]
     path = out / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tasks = {f"{task} {hold_out}": share for (task, hold_out), share in result.reports["own"].tasks.items()}
-    (out / "tasks.json").write_text(json.dumps(tasks, indent=1, sort_keys=True), encoding="utf-8")
+    tasks = json.dumps(by_task(result.reports["own"]), indent=1)
+    (out / "tasks.json").write_text(tasks, encoding="utf-8")
     return path
