@@ -69,7 +69,7 @@ def test_an_interval_is_students_over_the_seeds() -> None:
     assert (found.mean, found.seeds) == (2.5, 4)
     # By hand: the deviation is the root of 5/3, that of the mean of four half of it, and t (3) is 3.182.
     assert found.interval == pytest.approx((2.5 - 2.0539, 2.5 + 2.0539), abs=1e-3)
-    assert estimate([7.0]) == Estimate(7.0, None, 1)
+    assert estimate([7.0]) == Estimate(7.0, None, 1, 7.0)
     assert estimate([]) is None
     with pytest.raises(ValueError, match="11 seeds, but T_975 has quantiles up to 10"):
         estimate([0.0] * 11)
@@ -86,12 +86,13 @@ def test_between_the_quantiles_lie_95_percent_of_students_distribution(freedom: 
 
 
 def test_a_verdict_follows_from_the_interval() -> None:
-    assert verdict(Estimate(0.2, (0.1, 0.3), 3)) == HOLDS
-    assert verdict(Estimate(0.2, (0.0, 0.4), 3)) == WEAKLY
-    assert verdict(Estimate(0.2, (-0.1, 0.5), 3)) == WEAKLY
-    assert verdict(Estimate(0.0, (-0.1, 0.1), 3)) == NOT
-    assert verdict(Estimate(-0.2, (-0.3, -0.1), 3)) == NOT
-    assert verdict(Estimate(0.2, None, 1)) == "one seed, no interval"
+    assert verdict(Estimate(0.2, (0.1, 0.3), 3, 0.15)) == HOLDS
+    assert verdict(Estimate(0.2, (0.0, 0.4), 3, 0.1)) == WEAKLY
+    assert verdict(Estimate(0.2, (-0.1, 0.5), 3, 0.1)) == WEAKLY
+    assert verdict(Estimate(0.2, (-0.1, 0.5), 3, -0.1)) == NOT
+    assert verdict(Estimate(0.0, (-0.1, 0.1), 3, -0.1)) == NOT
+    assert verdict(Estimate(-0.2, (-0.3, -0.1), 3, -0.3)) == NOT
+    assert verdict(Estimate(0.2, None, 1, 0.2)) == "one seed, no interval"
     assert verdict(None) == NOT_RUN
 
 
@@ -118,7 +119,7 @@ def test_lines_of_other_recipes_and_seeds_count_for_nothing_and_are_told() -> No
         line("gone", 0, 0.1, "x"),
     ]
     found = results(lines)
-    assert found.estimate("r5", f"heldout.{OVERALL}") == Estimate(0.7, None, 1)
+    assert found.estimate("r5", f"heldout.{OVERALL}") == Estimate(0.7, None, 1, 0.7)
     assert found.of_other_recipes == 2
     assert "2 lines of other recipes passed over." in fragments(found, PLAN)["runs"]
 
