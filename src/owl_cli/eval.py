@@ -16,6 +16,7 @@ from owl_cli.options import (
     Dtype,
     owlet,
     progress,
+    weights_told,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +86,10 @@ def owleval(
     out = out or Path(f"{called.replace('/', '-')}.jsonl")
     questions = open_questions(data)
     facts = RunFacts(
-        called, f"{model} at {endpoint}" if endpoint else model, questions.checksum, max_new_tokens
+        called,
+        f"{model} at {endpoint}" if endpoint else weights_told(model, dtype),
+        questions.checksum,
+        max_new_tokens,
     )
     total = len(questions.questions)
     if len(begun_answers(questions, facts, out)) < total:  # else no model need be loaded

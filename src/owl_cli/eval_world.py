@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelArgument, owlet, progress
+from owl_cli.options import Device, Dtype, ModelArgument, owlet, progress, weights_told
 
 
 def world(
@@ -38,15 +38,12 @@ def world(
     begun = time.perf_counter()
     with progress("the exam") as tell:
         result = examine(
-            lambda: open_owl.load(model, dtype, device), out, seed, questions, _identity(model, dtype), tell
+            lambda: open_owl.load(model, dtype, device),
+            out,
+            seed,
+            questions,
+            weights_told(model, dtype),
+            tell,
         )
     report = write_report(out, result, {"exam": time.perf_counter() - begun})
     typer.echo(report.read_text(encoding="utf-8"))
-
-
-def _identity(model: str, dtype: str | None) -> str:
-    """What answers are kept as those of: the model, when its weights were written, and their precision."""
-    files = [file for suffix in ("safetensors", "bin") for file in Path(model).glob(f"*.{suffix}")]
-    written = time.gmtime(max((file.stat().st_mtime for file in files), default=0))
-    since = f", written {time.strftime('%F %T', written)} UTC" if files else ""
-    return f"{model}{since}, {dtype or 'as it is stored'}"

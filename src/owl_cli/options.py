@@ -1,5 +1,6 @@
 """Options that several subcommands share: their checks, and what stands in for one that is left out."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,14 @@ def owlet() -> str:
     from open_owl.owlet.towers import OWLET
 
     return str(OWLET)
+
+
+def weights_told(model: str, dtype: str | None) -> str:
+    """What answers are kept as those of: the model, when its weights were written, and their precision."""
+    files = [file for suffix in ("safetensors", "bin") for file in Path(model).glob(f"*.{suffix}")]
+    written = time.gmtime(max((file.stat().st_mtime for file in files), default=0))
+    since = f", written {time.strftime('%F %T', written)} UTC" if files else ""
+    return f"{model}{since}, {dtype or 'as it is stored'}"
 
 
 # What the commands that rate and report share.

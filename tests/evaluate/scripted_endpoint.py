@@ -52,8 +52,9 @@ def endpoint(reply: Callable[[dict[str, Any]], Reply]) -> Iterator[ScriptedEndpo
         thread.join()
 
 
-def completion(text: str | None) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+def completion(text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
 
 
 def refusal(status: int, param: str | None = None) -> tuple[int, dict[str, Any]]:

@@ -17,7 +17,7 @@ QUESTIONS = [
 def make_set(folder: Path, rows=QUESTIONS) -> Path:
     (folder / "cases").mkdir(parents=True)
     for name, colour in zip(
-        sorted({row[0] for row in rows}), ("firebrick", "seagreen", "navy"), strict=False
+        sorted({row[0] for row in rows}), ("firebrick", "seagreen", "navy", "gold"), strict=False
     ):
         Image.new("RGB", (320, 220), colour).save(folder / "cases" / name)
     fields = ("image", "question_id", "question", "ability", "category")

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -41,6 +43,33 @@ def test_a_server_that_wants_the_newer_names_gets_them() -> None:
         assert client.chat(ASKED, 5) == "5 tokens"
         assert client.chat(ASKED, 6) == "6 tokens"
     assert len(server.asked) == 4
+
+
+def test_requests_that_were_under_way_when_the_first_was_refused_get_the_newer_names_too() -> None:
+    together = Barrier(8)
+
+    def reply(body):
+        if "max_tokens" in body:
+            together.wait(10)
+            return refusal(400, "max_tokens")
+        return f"{body['max_completion_tokens']} tokens"
+
+    with endpoint(reply) as server, ThreadPoolExecutor(8) as threads:
+        client = Endpoint(server.url, "owl")
+        assert [*threads.map(lambda n: client.chat(ASKED, n), range(8))] == [f"{n} tokens" for n in range(8)]
+
+
+def test_a_setting_that_cannot_be_said_otherwise_is_refused_once() -> None:
+    with endpoint(lambda _: refusal(400, "messages")) as server, pytest.raises(EndpointError, match="400"):
+        Endpoint(server.url, "owl").chat(ASKED, 5)
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("reason", "told"), [("length", "allow more"), ("content_filter", "its filter")])
+def test_an_answer_that_was_ended_before_its_first_word_is_no_empty_answer(reason, told) -> None:
+    reply = (200, completion(None, reason))
+    with endpoint(lambda _: reply) as server, pytest.raises(EndpointError, match=told):
+        Endpoint(server.url, "owl").chat(ASKED, 5)
 
 
 def test_a_completion_without_text_is_an_empty_answer() -> None:

@@ -78,10 +78,15 @@ def test_a_row_of_a_spreadsheet_is_read(other, tmp_path) -> None:
         ({"model": "kite"}, "no answer of 'kite' to question '1'"),
         ({"question_id": "9"}, "no answer of 'owl' to question '9'"),
         ({"level": "E"}, "'E' is none of A, B, C, D"),
-        ({"other_model": "jay", "choice": "first"}, "'first' is none of left, right, tie"),
+        ({"level": "", "other_model": "jay", "choice": "first"}, "'first' is none of left, right, tie"),
         ({"at": "yesterday"}, "`at` is 'yesterday'"),
         ({"at": "2026-01-31T12:00:00"}, "without a time zone"),
+        ({"at": "2999-01-01T00:00:00Z"}, "yet to come"),
+        ({"at": "0001-01-01T00:00:00+05:00"}, "no time in UTC"),
         ({"rater": " "}, "the name is empty"),
+        ({"choice": "left"}, "`other_model` is empty"),
+        ({"other_model": "jay", "choice": "left"}, "both `level` and `other_model`"),
+        ({"level": "", "other_model": "owl", "choice": "left"}, "both 'owl'; compare two"),
     ],
 )
 def test_a_file_with_a_wrong_row_is_refused_whole_and_the_row_named(other, tmp_path, change, message) -> None:
@@ -89,6 +94,33 @@ def test_a_file_with_a_wrong_row_is_refused_whole_and_the_row_named(other, tmp_p
     with pytest.raises(ValueError, match=rf"sheet.csv, line 3: .*{message}"):
         import_ratings(other, tmp_path / "sheet.csv")
     assert other.ratings() == []
+
+
+@pytest.mark.parametrize(
+    ("row", "lacking"),
+    [
+        ({name: value for name, value in ROW.items() if name != "level"} | {"Level": "B"}, "level"),
+        (ROW | {"level": "", "other_model": "jay"}, "choice"),
+    ],
+)
+def test_a_misspelled_column_takes_no_rating_back(other, tmp_path, row, lacking) -> None:
+    write_csv(tmp_path / "sheet.csv", ROW)
+    import_ratings(other, tmp_path / "sheet.csv")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([row.keys(), row.values()])
+    for name in ("rows.jsonl", "rows.csv"):
+        with pytest.raises(ValueError, match=rf"{name}, line .: there is no `{lacking}`"):
+            import_ratings(other, tmp_path / name)
+    assert [rating.level for rating in other.ratings()] == ["B"]
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_its_line(other, tmp_path) -> None:
+    write_csv(tmp_path / "sheet.csv", ROW)
+    content = (tmp_path / "sheet.csv").read_bytes()
+    (tmp_path / "sheet.csv").write_bytes(content.replace(b"Ada", "J\xfcrgen".encode("cp1252")))
+    with pytest.raises(ValueError, match=r"sheet.csv, line 2 is not UTF-8 .*save the file as UTF-8"):
+        import_ratings(other, tmp_path / "sheet.csv")
 
 
 def test_a_file_of_another_kind_is_refused(rated, tmp_path) -> None:

@@ -1,8 +1,12 @@
+import urllib.request
+
 import pytest
 from fastapi.testclient import TestClient
-from tests.evaluate.sets import make_answers
+from tests.evaluate.sets import make_answers, make_set
+from tests.serve.scripted import running
 
 from open_owl.evaluate.collection import fill_store
+from open_owl.evaluate.questions import load_questions
 from open_owl.evaluate.rate_app import COOKIE, create_rate_app
 from open_owl.evaluate.store import RatingStore
 
@@ -79,6 +83,21 @@ def test_only_pictures_of_the_set_are_sent_as_what_they_are(client) -> None:
     assert picture.headers["X-Content-Type-Options"] == "nosniff"
     for name in ("questions.jsonl", "..%2fquestions.jsonl", "9.png"):
         assert client.get(f"/pictures/{name}").status_code == 404
+
+
+def test_a_picture_of_any_name_is_found_where_the_screen_says_it_is(tmp_path) -> None:
+    names = ("a%20b.png", "für uns.png", "photo #1.png", "what?.png")
+    rows = [(name, n, "What is it?", "a", ["single_turn"]) for n, name in enumerate(names, start=1)]
+    questions = load_questions(make_set(tmp_path / "set", rows))
+    store = RatingStore(tmp_path / "own.sqlite")
+    answers = make_answers(tmp_path / "owl.jsonl", "owl", dict.fromkeys(range(1, 5), "A bird."))
+    fill_store(store, questions, [str(answers)], with_published=False)
+    client = TestClient(create_rate_app(store, questions))
+    shown = {client.get(f"/api/screens/{number}?rater=Ada").json()["picture"] for number in range(4)}
+    assert len(shown) == 4
+    with running(create_rate_app(store, questions)) as url:
+        assert {urllib.request.urlopen(url + address).status for address in shown} == {200}
+    store.close()
 
 
 def test_the_page_takes_nothing_from_elsewhere(client) -> None:

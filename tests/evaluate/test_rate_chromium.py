@@ -71,6 +71,52 @@ def test_two_raters_at_once_and_a_restart_between_and_nothing_is_lost(browse, qu
     again.close()
 
 
+def test_what_waits_is_kept_while_a_token_is_asked_for_and_stays_the_raters_own(
+    browse, questions, store
+) -> None:
+    with running(create_rate_app(store, questions, token="one")) as url:
+        ada = browse(f"{url}/?token=one")
+        ada.begin("Ada")
+    port = int(url.rsplit(":", 1)[1])
+    ada.press("b")  # while the server is down
+    ada.until(lambda: "Trying again" in ada.all("#status")[0].text)
+    again = RatingStore(store.file)
+    with running(create_rate_app(again, questions, token="two"), port=port):
+        ada.until(lambda: ada.all("#token"))
+        assert again.ratings() == []
+        ada.press("two", Keys.ENTER)
+        ada.until(lambda: len(again.ratings()) == 1)
+        ada.begin("Ada")
+        assert ada.progress == "1 of 15 rated"
+    assert [(rating.rater, rating.level) for rating in again.ratings()] == [("Ada", "B")]
+    again.close()
+
+
+def test_what_a_page_could_not_send_before_it_was_closed_another_page_sends(browse, questions, store) -> None:
+    with running(create_rate_app(store, questions)) as url:
+        ada = browse(url)
+        ada.begin("Ada")
+        first = ada.driver.current_window_handle
+        ada.driver.switch_to.new_window("tab")
+        ada.driver.get(url)
+        ada.begin("Ben")
+    other = ada.driver.current_window_handle
+    for window, level in ((other, "c"), (first, "a")):
+        ada.driver.switch_to.window(window)
+        ada.press(level)
+        ada.until(lambda: "Trying again" in ada.all("#status")[0].text)
+    ada.driver.switch_to.window(other)
+    ada.driver.close()
+    ada.driver.switch_to.window(first)
+    again = RatingStore(store.file)
+    port = int(url.rsplit(":", 1)[1])
+    with running(create_rate_app(again, questions), port=port):
+        ada.driver.refresh()
+        ada.until(lambda: len(again.ratings()) == 2)
+    assert {(rating.rater, rating.level) for rating in again.ratings()} == {("Ada", "A"), ("Ben", "C")}
+    again.close()
+
+
 def test_levels_are_changed_taken_back_and_seen_again_with_the_keyboard_alone(
     browse, questions, store
 ) -> None:

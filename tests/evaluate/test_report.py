@@ -1,11 +1,15 @@
+import io
 import json
 import re
 
 import pytest
 from PIL import Image, ImageColor
+from rich.console import Console
+from tests.evaluate.sets import make_answers
 
 from open_owl.evaluate.chart import COLOURS
-from open_owl.evaluate.report import write_report
+from open_owl.evaluate.collection import fill_store
+from open_owl.evaluate.report import print_summary, write_report
 from open_owl.evaluate.results import results
 from open_owl.evaluate.verdicts import groups
 
@@ -109,6 +113,28 @@ def test_a_report_is_written_four_ways_with_the_same_numbers(store, tmp_path) ->
     assert saved["set_checksum"] in text
     assert "not the published OwlEval" in text
     assert "crow has no" not in text
+
+
+def test_judges_whose_names_are_nearly_the_same_have_a_chart_each(store, tmp_path) -> None:
+    give(store, "judge:gpt-4.1", owl="AAAAA")
+    give(store, "judge:GPT-4-1", owl="DDDDD")
+    write_report(store, tmp_path)
+    charts = re.findall(r"\((chart.*?\.png)\)", (tmp_path / "report.md").read_text())
+    assert sorted(charts) == ["chart-judge-gpt-4-1-2.png", "chart-judge-gpt-4-1.png"]
+    assert len({(tmp_path / chart).read_bytes() for chart in charts}) == 2
+
+
+def test_brackets_in_a_name_are_shown_in_the_terminal(store, questions, tmp_path) -> None:
+    for name in ("owl [no lora]", "a[/b]"):
+        fill_store(
+            store, questions, [f"{name}={make_answers(tmp_path / 'new.jsonl', 'new')}"], with_published=False
+        )
+    give(store, "Ada", **{"owl [no lora]": "A----", "a[/b]": "B----"})
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_summary(write_report(store, tmp_path / "out"), console)
+    printed = console.export_text()
+    assert "owl [no lora]" in printed
+    assert "a[/b]" in printed
 
 
 def test_the_chart_shows_a_bar_as_long_as_its_count(store, tmp_path) -> None:

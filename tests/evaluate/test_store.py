@@ -8,7 +8,7 @@ from tests.evaluate.sets import make_answers, make_set
 
 from open_owl.evaluate.collection import fill_store
 from open_owl.evaluate.questions import load_questions
-from open_owl.evaluate.store import Rating, RatingStore, UnknownAnswer, rater_name
+from open_owl.evaluate.store import Rating, RatingStore, UnknownAnswer, opened, rater_name
 
 
 def answer_of(store: RatingStore, model: str, question: int) -> str:
@@ -130,6 +130,16 @@ def test_a_file_that_is_no_store_is_refused(tmp_path) -> None:
         RatingStore(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="there are no ratings at"):
         RatingStore(tmp_path / "absent.sqlite", is_new=False)
+
+
+def test_a_store_that_nobody_may_write_to_is_read(store, tmp_path, monkeypatch) -> None:
+    store.rate("Ada", store.answers()[0].id, "A")
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda file, **options: connect(f"file:{file}?mode=ro", uri=True, **options)
+    )
+    with opened(store.file, is_new=False) as read:
+        assert [rating.level for rating in read.ratings()] == ["A"]
 
 
 def test_a_store_of_a_later_format_is_refused(store) -> None:

@@ -88,6 +88,14 @@ def test_an_earlier_explanation_is_replaced_and_anything_else_is_kept(tmp_path) 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["index.html", "picture-1.png"])
+def test_a_page_or_a_picture_of_ones_own_is_not_written_over(tmp_path, name) -> None:
+    (tmp_path / name).write_text("<title>My garden</title>")
+    with pytest.raises(ValueError, match=rf"holds something else \({name}\)"):
+        write_explanation(explained(), "what?", tmp_path)
+    assert (tmp_path / name).read_text() == "<title>My garden</title>"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_shows_the_word_that_has_the_focus_and_passes_axe(tmp_path, dark) -> None:

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -41,6 +42,30 @@ def test_from_questions_to_a_report_with_a_judge(tmp_path, folder) -> None:
     assert re.search(r"Judge gpt *\n.*\n *lab/owl +5 +0 +5 +0 +0 +100%", printed)
     report = json.loads((tmp_path / "owleval-report" / "report.json").read_text())
     assert report["groups"][0]["levels"]["lab/owl"]["all"]["B"] == 5
+
+
+def test_answers_of_weights_that_were_written_anew_are_refused(tmp_path, folder, monkeypatch) -> None:
+    class Scripted:
+        def __init__(self) -> None:
+            self.engine = self
+
+        def chat(self, messages, max_new_tokens) -> str:
+            return "A bird."
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("open_owl.integrations.asking.open_for_evaluation", lambda *_: Scripted())
+    weights = tmp_path / "my-owl" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"")
+    ask = ("eval", "owleval", "my-owl", "--data", folder)
+    assert "5 answers are in my-owl.jsonl" in owl(*ask)
+    assert "5 answers are in my-owl.jsonl" in owl(*ask)
+    os.utime(weights, (0, 86_400))
+    for again in (ask, (*ask, "--dtype", "float32")):
+        result = CliRunner().invoke(app, [*map(str, again)])
+        assert "another run (asked was my-owl, written" in str(result.exception)
 
 
 def test_ratings_go_out_and_in(tmp_path, folder) -> None:

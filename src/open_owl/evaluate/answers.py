@@ -48,11 +48,19 @@ def read_answers(file: Path, questions: Sequence[Question], model: str | None = 
         if number in texts:
             raise ValueError(f"{where}: question {number} is answered a second time")
         texts[number] = text_of(row, "answer", where).strip()
-        ids.add(text_of(row, "model_id", where))
+        ids.add(_named(text_of(row, "model_id", where), where))
+    if not ids:
+        raise ValueError(f"{file} has no answer in it")
     if len(ids) != 1:
         raise ValueError(f"{file} has answers of {len(ids)} models ({', '.join(sorted(ids))}); give one each")
     (model_id,) = ids
     return Answers(model or model_id, texts)
+
+
+def _named(model_id: str, where: str) -> str:
+    if not model_id.strip():
+        raise ValueError(f"{where}: `model_id` is empty; name the model")
+    return model_id.strip()
 
 
 def published_answers(questions: QuestionSet) -> list[Answers]:
@@ -96,6 +104,11 @@ def write_answers(file: Path, questions: Sequence[Question], answers: Answers) -
     rows = [
         answer_row(q, answers.texts[q.number], answers.model) for q in questions if q.number in answers.texts
     ]
+    write_whole(file, "".join(rows))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """The file is there whole or as it was, whenever the process ends."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(rows), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)

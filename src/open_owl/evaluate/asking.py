@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from .answers import Answers, answer_row, read_answers, write_answers
+from .answers import Answers, answer_row, read_answers, write_answers, write_whole
 from .questions import Dialogue, Question, QuestionSet, dialogues
 from .side_by_side import side_by_side
 
@@ -24,7 +24,8 @@ Ask = Callable[[list[dict[str, Any]]], str]
 class RunFacts:
     """What a run's answers depend on; written beside them, and compared when a run goes on.
 
-    asked: the checkpoint, or the endpoint's URL and the model's name there.
+    asked: the checkpoint, when its weights were written and their precision; or the endpoint's URL and the
+        model's name there.
     set_checksum: of the questions and pictures.
     """
 
@@ -100,7 +101,7 @@ def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[in
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         record = wanted | {"open_owl": version("open-owl")}
-        file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     _drop_torn_line(out)
     if not out.exists() or not out.stat().st_size:
         return {}

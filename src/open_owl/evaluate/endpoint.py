@@ -8,6 +8,11 @@ import httpx2
 TRIES = 5
 LONGEST_WAIT_SECONDS = 60.0
 AGAIN = {408, 409, 429, 500, 502, 503, 504, 529}
+# Why there may be no answer where the model would have given one, by `finish_reason`.
+_SILENCED = {
+    "length": "all tokens went into thinking; allow more of them",
+    "content_filter": "its filter held the answer back",
+}
 
 
 class EndpointError(ValueError):
@@ -51,7 +56,8 @@ class Endpoint:
         """The answer to messages as OpenAI writes them, the likeliest words, without white space around it.
 
         Raises:
-            EndpointError: it cannot be reached, refuses, or answers with something else, asked again too.
+            EndpointError: it cannot be reached, refuses, answers with something else, or ended an answer
+                before its first word.
         """
         wait, tries = self._first_wait_seconds, 0
         while True:
@@ -69,7 +75,7 @@ class Endpoint:
             else:
                 if response.status_code == 200:
                     return self._text(response)
-                if response.status_code == 400 and self._adapts(response):
+                if response.status_code == 400 and self._adapts(body, response):
                     continue
                 problem = f"{self.url} answers with status {response.status_code}: {response.text[:500]}"
                 may_try = response.status_code in AGAIN
@@ -79,27 +85,35 @@ class Endpoint:
             time.sleep(min(wait, LONGEST_WAIT_SECONDS))
             wait *= 2
 
-    def _adapts(self, response: httpx2.Response) -> bool:
-        """Whether the refusal named a setting that can be said otherwise, and now will be."""
+    def _adapts(self, body: dict[str, Any], response: httpx2.Response) -> bool:
+        """Whether the refusal names a setting of `body` that can be said otherwise, and now will be.
+
+        Requests that other threads sent before the first refusal are refused for the same.
+        """
         refused = _error_of(response).get("param")
-        if refused == "max_tokens" and self._limit_name == "max_tokens":
+        if refused not in body:
+            return False
+        if refused == "max_tokens":
             self._limit_name = "max_completion_tokens"
-            return True
-        if refused == "temperature" and self._fixed:
+        elif refused == "temperature":
             self._fixed = {}
-            return True
-        return False
+        return refused in ("max_tokens", "temperature")
 
     def _text(self, response: httpx2.Response) -> str:
         try:
-            content = response.json()["choices"][0]["message"].get("content")
+            choice = response.json()["choices"][0]
+            content = choice["message"].get("content")
+            ended = choice.get("finish_reason")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EndpointError(
                 f"{self.url} answers with no chat completion: {response.text[:500]}"
             ) from error
         if content is not None and not isinstance(content, str):
             raise EndpointError(f"{self.url} answers with content that is no text: {content!r:.500}")
-        return (content or "").strip()
+        text = (content or "").strip()
+        if not text and ended in _SILENCED:
+            raise EndpointError(f"{self.url} ended an answer before its first word: {_SILENCED[ended]}")
+        return text
 
 
 def _error_of(response: httpx2.Response) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """Ratings as rows of CSV or JSON lines, with questions by number and models by name."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .questions import read_rows
+from .questions import read_rows, read_utf8
 from .store import CHOICES, JUDGE, Preference, Rating, RatingStore, rater_name
 
 # A rating has a level; a preference another model, shown on the right, and a choice of `CHOICES`. Neither
 # level nor choice: the rater took it back.
 COLUMNS: tuple[str, ...] = ("at", "rater", "question_id", "model", "level", "other_model", "choice")
 SUFFIXES = (".csv", ".jsonl")
+MOST_AHEAD = timedelta(days=1)  # that another computer's clock may be
 
 
 def export_ratings(store: RatingStore, file: Path) -> int:
@@ -69,10 +71,9 @@ def _read(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if file.suffix == ".jsonl":
         yield from read_rows(file)
         return
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets begin it with a mark
-        reader = csv.DictReader(stream)
-        for row in reader:
-            yield f"{file}, line {reader.line_num}", row
+    reader = csv.DictReader(io.StringIO(read_utf8(file), newline=""))
+    for row in reader:
+        yield f"{file}, line {reader.line_num}", row
 
 
 def _event(row: dict[str, Any], ids: dict[tuple[int, str], str], where: str) -> Rating | Preference:
@@ -80,12 +81,26 @@ def _event(row: dict[str, Any], ids: dict[tuple[int, str], str], where: str) -> 
     try:
         at, rater = _time(values["at"]), _rater(values["rater"])
         answer = _answer(values["question_id"], values["model"], ids)
+        _check_sort(row, values)
         if not values["other_model"]:
             return Rating(at, rater, answer, _one_of(values["level"], ("A", "B", "C", "D")))
         right = _answer(values["question_id"], values["other_model"], ids)
         return Preference(at, rater, answer, right, _one_of(values["choice"], CHOICES))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _check_sort(row: dict[str, Any], values: dict[str, str]) -> None:
+    """Raises ValueError for a row that is neither a rating nor a preference."""
+    wanted = "choice" if values["other_model"] else "level"
+    if wanted not in row:
+        raise ValueError(f"there is no `{wanted}`; name the columns {', '.join(COLUMNS)}")
+    if values["choice"] and not values["other_model"]:
+        raise ValueError(f"`choice` is {values['choice']!r}, but `other_model` is empty; name the second one")
+    if values["level"] and values["other_model"]:
+        raise ValueError("both `level` and `other_model` are there; give a row to each")
+    if values["model"] == values["other_model"]:
+        raise ValueError(f"`model` and `other_model` are both {values['model']!r}; compare two")
 
 
 def _time(text: str) -> str:
@@ -95,7 +110,13 @@ def _time(text: str) -> str:
         raise ValueError(f"`at` is {text!r}; write a time as 2026-01-31T12:00:00+00:00") from None
     if time.tzinfo is None:
         raise ValueError(f"`at` is {text!r}, without a time zone; add one, such as +00:00")
-    return time.astimezone(UTC).isoformat(timespec="microseconds")
+    try:
+        time = time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"`at` is {text!r}, which is no time in UTC") from None
+    if time > datetime.now(UTC) + MOST_AHEAD:  # whatever is rated later must be able to be later
+        raise ValueError(f"`at` is {text!r}, which is yet to come")
+    return time.isoformat(timespec="microseconds")
 
 
 def _rater(text: str) -> str:

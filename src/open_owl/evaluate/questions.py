@@ -114,9 +114,19 @@ def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def read_utf8(file: Path) -> str:
+    """A file's text, without the mark that spreadsheets put first. Raises ValueError for another coding."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        where = f"{file}, line {before.count(10) + 1}"
+        raise ValueError(f"{where} is not UTF-8 ({error.reason}); save the file as UTF-8") from error
+
+
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where a row of a JSONL file stands, and the row. Raises ValueError for one that is no JSON object."""
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_utf8(file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
@@ -148,7 +149,7 @@ class RatingDesk:
             for answer in screen.answers
         ]
         return {
-            "picture": f"/pictures/{screen.question.image}",
+            "picture": f"/pictures/{quote(screen.question.image)}",
             "earlier": [question.text for question in screen.turns[:-1]],
             "question": screen.question.text,
             "answers": answers,

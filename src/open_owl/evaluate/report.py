@@ -2,13 +2,16 @@
 
 import base64
 import html
+import itertools
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
 
 from rich.console import Console
 from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from .chart import draw_chart
 from .results import results as results_of
@@ -30,7 +33,9 @@ def write_report(store: RatingStore, folder: Path) -> Results:
     charts = {}
     for group in results["groups"]:
         if group["levels"]:
-            charts[group["name"]] = folder / chart_name(group["name"])
+            charts[group["name"]] = folder / chart_name(
+                group["name"], {path.name for path in charts.values()}
+            )
             draw_chart(results, group, charts[group["name"]])
     chapters = list(sections(results))
     titles = {group["name"]: title_of(group) for group in results["groups"]}
@@ -46,20 +51,22 @@ def print_summary(results: Results, console: Console) -> None:
     for section in sections(results):
         chapter = section.title if section.depth == CHAPTER else chapter
         if section.title == ALL_QUESTIONS:
-            table = TerminalTable(title=chapter, title_justify="left", box=None)
+            # As text: brackets in a name are no markup.
+            table = TerminalTable(title=Text(chapter), title_justify="left", box=None)
             for number, name in enumerate(section.tables[0].head):
-                table.add_column(name, justify="right" if number else "left")
+                table.add_column(Text(name), justify="right" if number else "left")
             for row in section.tables[0].rows:
-                table.add_row(*row)
+                table.add_row(*map(Text, row))
             console.print(table)
 
 
-def chart_name(group: str) -> str:
-    return (
-        "chart.png"
-        if group == "people"
-        else f"chart-{re.sub(r'[^a-z0-9]+', '-', group.lower()).strip('-')}.png"
-    )
+def chart_name(group: str, taken: Collection[str] = ()) -> str:
+    """A file for the chart of a group of raters, and not one of those that are `taken`."""
+    if group == "people":
+        return "chart.png"
+    stem = f"chart-{re.sub(r'[^a-z0-9]+', '-', group.lower()).strip('-')}"
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def markdown(chapters: list[Section], charts: dict[str, Path], titles: dict[str, str]) -> str:

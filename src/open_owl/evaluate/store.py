@@ -114,11 +114,12 @@ class RatingStore:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.executescript(SCHEMA)
+            if self.meta("salt") is None:
+                with self._writing():
+                    for key, value in (("format", FORMAT), ("salt", secrets.token_hex(16))):
+                        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{file} cannot be used as a store of ratings: {error}") from error
-        with self._writing():
-            for key, value in (("format", FORMAT), ("salt", secrets.token_hex(16))):
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
         if self.meta("format") != FORMAT:
             raise ValueError(f"{file} is of format {self.meta('format')}; this OpenOwl reads format {FORMAT}")
         self.salt = self.meta("salt") or ""

@@ -10,7 +10,7 @@ from .explaining import Explanation
 from .explanation_page import page_of
 from .looking import Box, overlay, overlay_strength
 
-PAGE = "index.html"
+PAGE, TITLE = "index.html", "<title>Where the answer comes from</title>"
 OURS = re.compile(r"index\.html|(word|picture|queries)-\d+\.png")
 SHOWN, TILE = 480, 160  # pixels of the longer side of a picture, and of one of many
 GAP, LINE = 8, 18  # pixels on a sheet: between tiles, and of the line below each
@@ -51,9 +51,16 @@ def refuse_used(folder: Path) -> None:
     if folder.is_file():
         raise ValueError(f"{folder} is a file; name a folder")
     if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if not OURS.fullmatch(path.name))
+        names = sorted(path.name for path in folder.iterdir())
+        others = [name for name in names if not OURS.fullmatch(name)]
+        if names and not others and not _is_ours(folder / PAGE):  # pictures may be called so elsewhere too
+            others = names
         if others:
             raise ValueError(f"{folder} holds something else ({others[0]}); name a folder of its own")
+
+
+def _is_ours(page: Path) -> bool:
+    return page.is_file() and TITLE in page.read_text(encoding="utf-8", errors="replace")
 
 
 def _clear(folder: Path) -> None:

@@ -23,7 +23,8 @@ async function ask(path, body) {
   if (response.ok) return response.json();
   const told = await response.json().catch(() => ({}));
   const error = new Error(typeof told.detail === 'string' ? told.detail : `the server answers ${response.status}`);
-  error.isFinal = response.status < 500;
+  // Asked again later: the server is down or busy, or wants its token first.
+  error.isFinal = response.status < 500 && ![401, 408, 429].includes(response.status);
   throw error;
 }
 
@@ -31,12 +32,16 @@ const who = () => `rater=${encodeURIComponent(state.progress.rater)}`;
 
 // Saving: what is not with the server yet outlives a lost connection and a closed page.
 
-let unsaved = JSON.parse(localStorage.getItem(UNSAVED) || '[]');
-let isSaving = false;
+// Each has a key of its own, so that two pages in one browser do not write over each other's.
+const unsaved = Object.keys(localStorage).filter(key => key.startsWith(UNSAVED)).sort()
+  .map(key => ({key, ...JSON.parse(localStorage.getItem(key))}));
+let isSaving = false, saves = 0;
 
 function save(path, body) {
-  unsaved.push({path, body});
-  localStorage.setItem(UNSAVED, JSON.stringify(unsaved));
+  const order = [Date.now(), saves++].map(number => String(number).padStart(15, '0'));
+  const key = [UNSAVED, ...order, Math.random().toString(36).slice(2)].join('-');
+  localStorage.setItem(key, JSON.stringify({path, body}));
+  unsaved.push({key, path, body});
   if (!isSaving) tell('Saving');
   send();
 }
@@ -45,8 +50,9 @@ async function send() {
   if (isSaving) return;
   isSaving = true;
   while (unsaved.length) {
+    const {key, path, body} = unsaved[0];
     try {
-      await ask(unsaved[0].path, unsaved[0].body);
+      if (localStorage.getItem(key)) await ask(path, body);  // else the page that wrote it has sent it
       if (unsaved.length === 1) tell('Saved');
     } catch (error) {
       if (!error.isFinal) {
@@ -57,7 +63,7 @@ async function send() {
       tell(`Not saved: ${error.message}`, true);
     }
     unsaved.shift();
-    localStorage.setItem(UNSAVED, JSON.stringify(unsaved));
+    localStorage.removeItem(key);
   }
   isSaving = false;
 }
@@ -134,6 +140,7 @@ async function show(number) {
 
 /** What was rated but is not saved yet, put into a screen that the server does not know it of. */
 function keep(screen, path, body) {
+  if (body.rater !== state.progress.rater) return;
   if (path === '/api/ratings') {
     for (const answer of screen.answers) if (answer.id === body.answer) answer.level = body.level;
   } else if (screen.answers[0].id === body.left && screen.answers[1].id === body.right) screen.choice = body.choice;
