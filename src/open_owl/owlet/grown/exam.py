@@ -1,12 +1,10 @@
 """The exam: fresh rows of every ability, on what training has and on each sort of what it never saw."""
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
-
-from PIL import Image
 
 from open_owl.generate import Owl
 
@@ -111,38 +109,53 @@ def draw_probes(seed: int, questions: int) -> list[Item]:
     return items
 
 
-def pictures_of(exam: Sequence[Item], shown: Shown = "own") -> list[list[Image.Image]]:
-    """The pictures that each question is shown with: its own, none, or another question's of its ability."""
+def shown_with(exam: Sequence[Item], shown: Shown = "own") -> list[Row | None]:
+    """The row whose pictures each question is shown with: its own, or the next one's with as many pictures.
+
+    The next one is of the same ability, or else of any; None where no other has as many pictures.
+    """
     if shown == "none":
-        return [[] for _ in exam]
+        return [None] * len(exam)
     if shown == "own":
-        return [item.row.draw() for item in exam]
-    alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
-    for index, item in enumerate(exam):
-        alike[item.row.ability, item.hold_out, len(item.row.pictures), item.row.video].append(index)
-    following = {one: group[(i + 1) % len(group)] for group in alike.values() for i, one in enumerate(group)}
-    return [exam[following[index]].row.draw() for index in range(len(exam))]
+        return [item.row for item in exam]
+    others: list[Row | None] = [None] * len(exam)
+    for same in (_looks, lambda item: (item.row.ability, *_looks(item))):  # the narrower, where there is one
+        alike: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        for index, item in enumerate(exam):
+            alike[same(item)].append(index)
+        for group in alike.values():
+            for index, following in zip(group, group[1:] + group[:1], strict=True):
+                if following != index:
+                    others[index] = exam[following].row
+    return others
+
+
+def _looks(item: Item) -> tuple[object, ...]:
+    return len(item.row.pictures), item.row.video
 
 
 def sit(
     owl: Owl,
     exam: Sequence[Item],
     shown: Shown = "own",
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    begun: Sequence[str] = (),
+    on_answers: Callable[[list[str]], None] = lambda answers: None,
 ) -> list[str]:
-    """The model's greedy answers, each question beside the pictures that `shown` says.
+    """An answer to each question, the likeliest words.
 
-    `on_progress` is told how many questions of how many are answered.
+    Args:
+        begun: answers to the first questions, which are not asked again.
+        on_answers: told all answers so far, after every `BATCH`.
     """
-    answers: list[str] = []
-    for start in range(0, len(exam), BATCH):
-        part = exam[start : start + BATCH]
+    answers, rows = list(begun), shown_with(exam, shown)
+    for start in range(len(answers), len(exam), BATCH):
+        part = slice(start, start + BATCH)
         asked = [
-            messages_of(item.row, pictures, item.number + 1)
-            for item, pictures in zip(part, pictures_of(part, shown), strict=True)
+            messages_of(item.row, row.draw() if row else [], item.number + 1)
+            for item, row in zip(exam[part], rows[part], strict=True)
         ]
         answers += owl.chat_many(asked, max_new_tokens=LONGEST_ANSWER)
-        on_progress(len(answers), len(exam))
+        on_answers(answers)
     return answers
 
 
@@ -173,11 +186,3 @@ def mark(exam: Sequence[Item], answers: Sequence[str]) -> Report:
 
 def _score(marks: Sequence[bool]) -> Score:
     return Score(sum(marks), len(marks))
-
-
-def majority(exam: Sequence[Item]) -> list[str]:
-    """The answers of one who only knows each task's most frequent answer in this very exam."""
-    answers: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for item in exam:
-        answers[item.turn.task][item.turn.answer] += 1
-    return [answers[item.turn.task].most_common(1)[0][0] for item in exam]

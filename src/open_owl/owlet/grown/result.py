@@ -1,6 +1,7 @@
 """What an exam found: the scores with their intervals, held against what is wanted of Owlet."""
 
 import functools
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -48,19 +49,21 @@ def examine(
     """
     out.mkdir(parents=True, exist_ok=True)
     owl = functools.cache(open_model)
-    made_of = {"model": model, "seed": seed, "questions": questions}
     exam, probes = draw_exam(seed, questions), draw_probes(seed, PROBES * questions)
+    made_of = {"model": model, "seed": seed, "questions": questions, "exam": _checksum([*exam, *probes])}
     total = len(WAYS) * len(exam) + len(probes)
 
     def marked(items: Sequence[Item], how: Shown, name: str, before: int) -> Report:
         path = out / f"answers-{name}.json"
-        return mark(
-            items,
-            sit_once(owl, items, how, path, made_of, lambda done, _: on_progress(before + done, total)),
-        )
+        return mark(items, sit_once(owl, items, how, path, made_of, lambda n: on_progress(before + n, total)))
 
     reports = {how: marked(exam, how, how, number * len(exam)) for number, how in enumerate(WAYS)}
     return Result(reports, marked(probes, "own", "probes", total - len(probes)))
+
+
+def _checksum(items: Sequence[Item]) -> str:
+    """Another version of the world may draw other questions by the same seed."""
+    return hashlib.sha256(repr(items).encode()).hexdigest()
 
 
 def sit_once(
@@ -69,17 +72,19 @@ def sit_once(
     shown: Shown,
     path: Path,
     made_of: dict[str, Any],
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """The answers, kept in `path` so that what is begun again does not ask again.
+    """The answers, kept in `path` as they come, so that what is begun again does not ask again.
 
     Args:
-        owl: called where the answers are not kept.
+        owl: called where answers are missing.
         made_of: what the answers depend on, such as the exam's seed.
+        on_progress: told how many questions are answered.
 
     Raises:
         ValueError: `path` holds the answers of something else.
     """
+    answers: list[str] = []
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["made_of"] != made_of:
@@ -87,10 +92,17 @@ def sit_once(
                 f"{path} holds the answers of {kept['made_of']}, not of {made_of}; "
                 "give another folder or delete it"
             )
-        return kept["answers"]
-    answers = sit(owl(), exam, shown, on_progress)
-    told = {"made_of": made_of, "answers": answers}
-    path.write_text(json.dumps(told, indent=0, ensure_ascii=False), encoding="utf-8")
+        answers = kept["answers"]
+
+    def keep(answers: list[str]) -> None:
+        unfinished = path.with_suffix(".part")
+        told = {"made_of": made_of, "answers": answers}
+        unfinished.write_text(json.dumps(told, indent=0, ensure_ascii=False), encoding="utf-8")
+        unfinished.replace(path)
+        on_progress(len(answers))
+
+    if len(answers) < len(exam):
+        answers = sit(owl(), exam, shown, answers, keep)
     return answers
 
 
@@ -99,7 +111,9 @@ def held_out(report: Report) -> dict[str, tuple[float, float]]:
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for (ability, hold_out), score in report.scores.items():
         if hold_out != SEEN:
-            found[ability].append((score.share, score.share * (1 - score.share) / score.asked))
+            # A cell of few questions that are all right is not certain: one more of each (Laplace).
+            likely = Score(score.right + 1, score.asked + 2).share
+            found[ability].append((score.share, likely * (1 - likely) / score.asked))
     return {ability: _mean(cells) for ability, cells in found.items()}
 
 

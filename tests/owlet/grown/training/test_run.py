@@ -45,6 +45,8 @@ def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, muon
         patch.setattr(module, "pretrain", stop_in_the_fourth)
         with pytest.raises(Stopped):
             train(tmp_path / "parts", course)
+    with (tmp_path / "parts" / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "lo')  # as a full disk leaves it
     parts = train(tmp_path / "parts", course)
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]

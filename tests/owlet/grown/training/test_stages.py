@@ -6,7 +6,7 @@ import pytest
 
 from open_owl.owlet.grown.graders import pieces
 from open_owl.owlet.grown.rows import FACTS, held_out_in
-from open_owl.owlet.grown.splits import HELD_OUT_PAIRS
+from open_owl.owlet.grown.splits import HELD_OUT_PAIRS, TRAIN
 from open_owl.owlet.grown.training.partly import PartlyShown
 from open_owl.owlet.grown.training.stages import captions, seen, text
 from open_owl.owlet.grown.training.transcripts import ABILITY
@@ -27,6 +27,16 @@ def test_nothing_that_is_held_out_is_shown(drawn):
             whole = picture.scene if isinstance(picture, PartlyShown) else picture
             assert not whole.pairs & HELD_OUT_PAIRS
             assert not {word for _, word in whole.words} & held_out_words
+
+
+def test_no_pair_that_is_held_out_is_named(drawn):
+    _, rows = drawn
+    neighbours = {
+        pair for row in rows for turn in row.turns for said in (turn.text, turn.answer)
+        for pair in itertools.pairwise(pieces(said))
+    }  # fmt: skip
+    assert len(neighbours & set(TRAIN.pairs)) > 50
+    assert not neighbours & HELD_OUT_PAIRS
 
 
 def test_no_picture_that_is_shown_is_asked_for_a_fact(drawn):

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from open_owl.train.progress import forget_after
+
 LOG = "log.jsonl"
 _STATE = "state.pt"
 WARM_UP = 100  # steps
@@ -167,7 +169,5 @@ def _resume(
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= state["step"]]  # the rest comes again
-    log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    forget_after(log, state["step"])
     return state["step"], state["seconds"]
