@@ -14,7 +14,7 @@ OWLET := runs/owlet
 demo: $(VENV)/.installed-demo
 	$(BIN)/owl quickstart
 
-# Owlet from nothing, in about 160 minutes on two CPU cores (docs/owlet.md); stopped and begun again it goes on.
+# Owlet from nothing, in about 150 minutes on two CPU cores (docs/owlet.md); stopped and begun again it goes on.
 owlet: $(VENV)/.installed-demo
 	$(BIN)/python -m open_owl.owlet.grown.train $(OWLET)
 

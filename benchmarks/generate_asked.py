@@ -25,7 +25,7 @@ Pair = tuple[Any, Any]
 
 
 def small(folder: Path) -> Pair:
-    """The shipped towers (LLM of 0.5M parameters) with an abstractor that nobody trained."""
+    """The shipped towers (LLM of 0.9M parameters) with an abstractor that nobody trained."""
     set_seed(0)
     return compose(TOWERS["vision"], TOWERS["llm"], **ABSTRACTOR)
 
