@@ -10,7 +10,7 @@ def plot(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Output folders of runs, of stages, or logs.")
     ],
-    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("plot.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write: .png, .svg or .pdf.")] = Path("plot.png"),
 ) -> None:
     """Draw runs side by side: losses, held-out losses, gradients, rates, waiting.
 

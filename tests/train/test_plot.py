@@ -115,6 +115,15 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason(tmp_path):
         read_runs([a, b])
 
 
+def test_a_picture_with_another_ending_is_refused(tmp_path):
+    runs = read_runs([write_run(tmp_path / "run")])
+    for name in ("drawn.txt", "drawn"):
+        with pytest.raises(PlotError, match="ending of no picture; name a .png"):
+            draw(runs, tmp_path / name)
+    draw(runs, tmp_path / "drawn.SVG")
+    assert "<svg" in (tmp_path / "drawn.SVG").read_text()
+
+
 def test_a_run_of_one_step_without_a_finite_loss_is_drawn_all_the_same(tmp_path):
     (tmp_path / "see").mkdir()
     (tmp_path / "see" / "log.jsonl").write_text('{"stage": "see", "step": 1, "loss": NaN, "mfu": 0.4}\n')

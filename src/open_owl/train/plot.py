@@ -87,13 +87,18 @@ def read_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def draw(runs: Sequence[Run], out: str | Path) -> None:
-    """Writes a PNG: a column for each stage, a row for each number, a colour for each run.
+    """Writes a picture: a column for each stage, a row for each number, a colour for each run.
 
     Where no run logged a number of a stage, nothing is drawn.
+
+    Raises:
+        PlotError: `out` has the ending of no picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if Path(out).suffix.lower().removeprefix(".") not in FigureCanvasAgg.get_supported_filetypes():
+        raise PlotError(f"{out} has the ending of no picture; name a .png, .svg or .pdf file")
     stages = _stages(runs)
     panels = [panel for panel in PANELS if any(panel.has(log) for run in runs for log in run.stages.values())]
     size = (max(8.0, 6.0 * len(stages)), 2.3 * len(panels) + 1.0)
