@@ -118,7 +118,7 @@ def test_what_cannot_be_drawn_is_refused_with_the_reason(tmp_path):
 def test_a_picture_with_another_ending_is_refused(tmp_path):
     runs = read_runs([write_run(tmp_path / "run")])
     for name in ("drawn.txt", "drawn"):
-        with pytest.raises(PlotError, match="ending of no picture; name a .png"):
+        with pytest.raises(PlotError, match=r"ending of no picture; name a \.png"):
             draw(runs, tmp_path / name)
     draw(runs, tmp_path / "drawn.SVG")
     assert "<svg" in (tmp_path / "drawn.SVG").read_text()
