@@ -53,6 +53,37 @@ def test_the_prompt_before_the_first_answer_has_the_ids_of_inference(processor, 
     assert (encode(row, processor, 1000).labels[:length] == IGNORED).all()
 
 
+# As Qwen3's: before the last answer an empty thought, which the prompt of inference does not have.
+THOUGHTS = CHATML.replace(
+    "m['content'] | trim",
+    "('<think></think>' if loop.last and m['role'] == 'assistant' else '') + m['content'] | trim",
+)
+# As some that are made to think: the prompt of inference begins a thought, which answers that are told lack.
+BEGUN = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>'")
+
+
+@pytest.mark.parametrize(("template", "thoughts"), [(THOUGHTS, 0), (BEGUN, 2)])
+@pytest.mark.parametrize("system", [None, "Look."])
+def test_before_every_answer_stands_what_it_is_asked_with(template, thoughts, system):
+    processor = byte_processor(template)
+    row = conversation("What?", "A cup.", "Sure?", "Yes.", images=1, system=system)
+    encoded_row = encode(row, processor, 1000)
+    text = processor.tokenizer.decode(encoded_row.input_ids)
+    assert text.count("<think>") == thoughts
+    assert learned(encoded_row, processor) == "A cup.<|im_end|>Yes.<|im_end|>"
+    first, *_ = (encoded_row.labels != IGNORED).nonzero().flatten().tolist()
+    prompt = processor.apply_chat_template(
+        messages(row), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert encoded_row.input_ids[:first].tolist() == prompt["input_ids"][0].tolist()
+
+
+def test_a_template_that_asks_and_answers_in_different_words_refuses_the_row():
+    template = CHATML.replace("add_generation_prompt %}", "add_generation_prompt %}now: ")
+    with pytest.raises(Refused, match=r"asks with .*now: .*, but writes .* before an answer"):
+        encode(conversation("a", "b"), byte_processor(template), 1000)
+
+
 def test_answers_and_what_ends_them_are_learned():
     row = conversation("What?", "A cup.", "Sure?", "Yes.", images=1)
     assert learned(encode(row, HUMAN_AI_PROCESSOR, 1000), HUMAN_AI_PROCESSOR) == "A cup.</s>Yes.</s>"

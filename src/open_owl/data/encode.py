@@ -6,7 +6,8 @@ then put back as ids. So ids and labels are born together, and no text is search
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
@@ -66,8 +67,9 @@ def encode(
     """Encode a conversation for training.
 
     Learned are the answers and what the template ends them with (an end-of-turn or end-of-sequence token;
-    the tokenizer's own end of sequence where the template has none). Everything before the first answer has
-    the ids that `processor.apply_chat_template(..., add_generation_prompt=True)` gives at inference.
+    the tokenizer's own end of sequence where the template has none). Before each answer stands what
+    `processor.apply_chat_template(..., add_generation_prompt=True)` ends with at inference, also where the
+    template writes more before an answer that is given.
 
     A conversation that is too long loses whole pairs of question and answer, last first, with their pictures.
 
@@ -155,7 +157,46 @@ def _prompts(conversation: Conversation, processor: Any, chat_template: str | No
     if len(prompts) != len(conversation.answers) + 1:
         detail = f"the chat template shows {len(prompts) - 1} of {len(conversation.answers)} answers"
         raise Refused("template", detail, conversation.place)
+    roles = tuple(message["role"] for message in messages)
+    for number, difference in enumerate(_differences(processor, chat_template, roles)):
+        if isinstance(difference, str):
+            raise Refused("template", difference, conversation.place, "give a chat_template of your own")
+        prompts[number] = prompts[number].removesuffix(difference.beyond) + difference.lacking
     return prompts
+
+
+class Difference(NamedTuple):
+    """What a template writes before an answer `beyond` what it asks for one with, and what is `lacking`."""
+
+    beyond: str
+    lacking: str
+
+
+@lru_cache(maxsize=64)
+def _differences(processor: Any, chat_template: str | None, roles: tuple[str, ...]) -> list[Difference | str]:
+    """Of each answer; a sentence where the two have nothing in common.
+
+    Qwen3's template writes an empty thought before the last answer, and asks for one without; a model that
+    learned to answer after the thought would be asked where it has never answered.
+    """
+    marks = [f"MESSAGE{secrets.token_hex(8)}" for _ in roles]
+    messages = [_message(role, mark, processor) for role, mark in zip(roles, marks, strict=True)]
+    template = {"chat_template": chat_template, "tokenize": False}
+    told = processor.apply_chat_template(messages, **template)
+    found: list[Difference | str] = []
+    for place, role in enumerate(roles):
+        if role != "assistant":
+            continue
+        asked = processor.apply_chat_template(messages[:place], add_generation_prompt=True, **template)
+        written = told.partition(marks[place])[0].rpartition(marks[place - 1])[2]
+        wanted = asked.rpartition(marks[place - 1])[2]
+        if written.startswith(wanted):
+            found.append(Difference(written.removeprefix(wanted), ""))
+        elif wanted.startswith(written):
+            found.append(Difference("", wanted.removeprefix(written)))
+        else:
+            found.append(f"the chat template asks with {wanted!r}, but writes {written!r} before an answer")
+    return found
 
 
 def _message(role: str, text: str | None, processor: Any) -> dict:
