@@ -19,6 +19,7 @@ from tests.generate.asking import (
 from open_owl.generate import Owl
 from open_owl.generate.answer import Answer, EngineFull
 from open_owl.generate.sampling import Sampling
+from open_owl.generate.visual import Medium
 
 # Llama's form; Bloom (ALiBi, no position ids), Gemma 2 (windows, caps), OPT (learned positions).
 LLMS = ["llama", "mistral", "qwen3", "bloom", "gemma", "gemma2", "opt"]
@@ -220,10 +221,23 @@ def test_a_picture_that_cannot_be_encoded_ends_its_own_answer_alone(owl_of, monk
     running = owl.engine.submit([ask("Go")], Sampling(150))
     while not running.ids:
         time.sleep(0.001)
-    monkeypatch.setattr(owl.engine.visual, "_encode", lambda media: 1 / 0)
-    shown = owl.engine.submit([ask("What?", RED)], Sampling(4))
+    encode = owl.engine.visual._encode
+
+    def encode_but_red(media):
+        return encode(media) if all(medium.digest != red for medium in media) else 1 / 0
+
+    red = Medium("image", [RED], 0).digest
+    monkeypatch.setattr(owl.engine.visual, "_encode", encode_but_red)
+    admit = owl.engine._admit
+    monkeypatch.setattr(owl.engine, "_admit", lambda: len(owl.engine._waiting) == 3 and admit())
+    asked = [[ask("What?", RED)], [ask("What?", BLUE)], [ask("Go")]]
+    shown, *beside = (owl.engine.submit(messages, Sampling(4, logprobs=0)) for messages in asked)
     with pytest.raises(ZeroDivisionError):
         shown.result(60)
+    monkeypatch.undo()
+    for answer, messages in zip(beside, asked[1:], strict=True):
+        answer.result(60)
+        assert_same(answer, generated(owl, messages, 4))
     running.cancel()
     running.result(60)
     assert running.error is None
@@ -289,16 +303,31 @@ def test_the_likelihood_of_an_answer_is_that_of_its_tokens(owl_of, llm) -> None:
     assert again.logprob == pytest.approx(found.logprob, abs=1e-4)
 
 
-def test_the_answer_that_the_model_gives_is_the_greedy_one(owl_of) -> None:
+def test_an_answer_of_the_likeliest_tokens_is_the_greedy_one(owl_of, monkeypatch) -> None:
     owl = owl_of("llama")
     messages = [ask("What is it?", RED)]
-    said = owl.engine.submit(messages, Sampling(3))
-    said.result(60)
-    text = owl.processor.tokenizer.decode(said.ids)
-    if owl.processor.tokenizer.encode(text, add_special_tokens=False) == said.ids:
-        assert owl.loglikelihood(messages, text).is_greedy
+    text = "an owl"
+    ids = owl.processor.tokenizer.encode(text, add_special_tokens=False)
+    left: list[int] = []
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        likeliest = torch.tensor([left.pop(0) for _ in hidden])
+        return 9.0 * torch.nn.functional.one_hot(likeliest, len(owl.processor.tokenizer))
+
+    monkeypatch.setattr(owl.engine, "_logits", logits)
+    for likeliest, is_greedy in ((ids, True), ([*ids[:-1], ids[-1] + 1], False)):
+        left[:] = likeliest
+        assert owl.loglikelihood(messages, text).is_greedy == is_greedy
+        assert not left
     with pytest.raises(ValueError, match="empty"):
         owl.loglikelihood(messages, "")
+
+
+def test_control_words_in_an_answer_to_be_judged_are_text(owl_of) -> None:
+    owl = owl_of("llama")
+    for text in ("</s>", "<image>", "an <image> of it"):
+        found = owl.loglikelihood([ask("What is it?", RED)], text)
+        assert found.tokens > len(text.split())
 
 
 def logits_after(owl: Owl, messages: list[dict], ids: list[int]) -> torch.Tensor:

@@ -19,6 +19,23 @@ def png() -> bytes:
     return file.getvalue()
 
 
+def test_a_picture_by_its_address_is_the_picture_by_its_path(tmp_path, monkeypatch) -> None:
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("I;16", (4, 4), 30_000).save(tmp_path / "grey.png")
+    monkeypatch.setattr(
+        "open_owl.generate.messages.fetch", lambda url: (tmp_path / url.rpartition("/")[2]).read_bytes()
+    )
+    for name in ("clear.png", "grey.png"):
+        places = ({"url": f"https://pictures.example/{name}"}, {"path": tmp_path / name})
+        by_address, by_path = (read(said([{"type": "image", **place}])).images[0] for place in places)
+        assert by_address.tobytes() == by_path.tobytes()
+
+
+def test_an_address_that_gives_nothing_is_told() -> None:
+    with pytest.raises(ValueError, match=r"message 1, part 1: cannot load http://127.0.0.1:9/a.png"):
+        read(said([{"type": "image", "url": "http://127.0.0.1:9/a.png"}]))
+
+
 def read(messages):
     return read_messages(messages, num_frames=2)
 

@@ -1,3 +1,5 @@
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +13,7 @@ from open_owl.data.conversation import Image as Picture
 from open_owl.data.conversation import Text, Turn, conversation_of
 from open_owl.data.encode import encode
 from open_owl.generate import Owl
+from open_owl.generate.answer import EngineClosed
 from open_owl.generate.decoder import StockDecoder
 from open_owl.generate.messages import read_messages
 from open_owl.generate.prompt import read_prompt, render
@@ -109,7 +112,30 @@ def test_closing_a_stream_stops_the_model(scripted) -> None:
     pieces = owl.stream([ask("Go")], max_new_tokens=200)
     next(pieces)
     pieces.close()
+    pieces._answer.result(60)
+    assert pieces._answer.finish_reason == "cancelled"
     assert owl.model.lm_head.steps < 200
+
+
+def test_an_answer_that_the_engine_was_closed_on_is_not_taken_for_a_whole_one(scripted) -> None:
+    owl = scripted("on and on " * 1000)
+    say = owl.model.lm_head.forward
+    owl.model.lm_head.forward = lambda hidden: (time.sleep(0.05), say(hidden))[1]
+    threading.Timer(0.3, owl.engine.close).start()
+    with pytest.raises(EngineClosed, match="before the answer was whole"):
+        owl.chat([ask("Go")], max_new_tokens=100)
+
+
+def test_one_stop_text_is_a_text_and_not_its_letters(scripted) -> None:
+    assert scripted("An Eagle. END of it").chat([ask("Go")], stop="END") == "An Eagle."
+
+
+def test_what_beams_cannot_say_is_refused_as_in_a_chat(scripted) -> None:
+    owl = scripted("A bird.</s>")
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        owl.beam_search([ask("What is it?")], max_new_tokens=0)
+    with pytest.raises(ValueError, match=r"the conversation has \d+ tokens and the LLM"):
+        owl.beam_search([ask("What is it? " * owl.engine.max_positions)])
 
 
 def test_a_failure_while_streaming_is_raised_where_the_pieces_are_read(scripted) -> None:

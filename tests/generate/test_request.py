@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from open_owl.generate.answer_words import words_of
 from open_owl.generate.prompt import Prompt
 from open_owl.generate.request import Request
 from open_owl.generate.sampling import Sampling
@@ -49,6 +50,19 @@ def test_any_tokens_at_all_are_told_without_an_error(tokenizer) -> None:
         # Halves of characters are left out where the whole shows a mark for them.
         kept = [text.replace("\N{REPLACEMENT CHARACTER}", "") for text in (found, whole)]
         assert kept[0].split() == kept[1].split()
+
+
+def test_bytes_that_are_no_character_do_not_end_an_answer(shared) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(shared / "data" / "tokenizers" / "llama2")
+    byte = [tokenizer.convert_tokens_to_ids(f"<0x{number:02X}>") for number in range(256)]
+    the = tokenizer.convert_tokens_to_ids("▁the")
+    owl = [byte[number] for number in "🦉".encode()]
+    assert text_of(tokenizer, [*owl, byte[0xF0], the, the]) == "🦉\N{REPLACEMENT CHARACTER} the the"
+    draw = random.Random(0)
+    for _ in range(300):
+        ids = [draw.choice(byte) if draw.random() < 0.6 else draw.randrange(3, 32_000) for _ in range(12)]
+        text_of(tokenizer, [*owl, *ids])
+        words_of(tokenizer, [*owl, *ids])
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -26,6 +26,10 @@ class EngineFull(RuntimeError):
         return type(self), (self.waiting, self.retry_after)
 
 
+class EngineClosed(RuntimeError):
+    """The engine was closed before it had made what was asked for."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """New text of an answer, and where log-probabilities were asked for, the tokens that it came from."""
@@ -117,6 +121,13 @@ class Answer:
         if self.error is not None:
             raise self.error
         return self.text
+
+    def whole(self) -> str:
+        """`result` of an answer that nobody cancels. Raises EngineClosed where it was ended all the same."""
+        text = self.result()
+        if self.finish_reason == "cancelled":
+            raise EngineClosed("the engine was closed before the answer was whole")
+        return text
 
     def add(self, piece: Piece) -> None:
         """For the engine: a new piece."""

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+from .token_text import TextOfTokens
 
 # Chinese and Japanese write no spaces: there every character stands alone.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -31,10 +31,10 @@ def words_of(tokenizer: Any, ids: list[int], shown: str | None = None) -> list[A
     """
     text, owners = "", []  # owners: of each character, the tokens that it came with
     waiting: list[int] = []
-    stream: Any = DecodeStream(skip_special_tokens=True)
+    stream = TextOfTokens(tokenizer)
     for place, token in enumerate(ids):
         waiting.append(place)
-        piece = stream.step(tokenizer.backend_tokenizer, token)
+        piece = stream.add(token)
         if piece:  # None: half a character, or a special token
             text += piece
             owners += [tuple(waiting)] * len(piece)

@@ -24,7 +24,7 @@ from .llm import open_decoder
 from .machine import affordable_tokens, compute_alone, device_of, release_helpers, size_of_matrices
 from .memory import Memory, common_prefix
 from .messages import Messages
-from .prompt import TOKENIZING, Prompt, read_prompt
+from .prompt import Prompt, read_prompt, tokens_of, too_long
 from .request import Likelihood, Request
 from .sampling import Sampling
 from .visual import VisualTokens
@@ -118,7 +118,7 @@ class Engine:
             ValueError: messages that cannot be read, or more of them than there are positions for.
             EngineFull: too many wait already.
         """
-        self._refuse_if_full()  # before a picture is opened
+        self.refuse_if_full()  # before a picture is opened
         prompt = read_prompt(messages, self.processor, self.visual)
         return self._enter(self._request(prompt, sampling, timeout)).answer
 
@@ -127,14 +127,14 @@ class Engine:
 
         Raises:
             ValueError: as `submit`; an answer of no token.
+            EngineClosed: the engine was closed before.
         """
-        with TOKENIZING:
-            ids = self.processor.tokenizer.encode(answer, add_special_tokens=False)
+        ids = tokens_of(answer, self.processor)
         if not ids:
             raise ValueError("the answer to be judged is empty")
         prompt = read_prompt(messages, self.processor, self.visual).extended(ids)
         request = self._enter(self._request(prompt, Sampling(max_new_tokens=1), None, scored=len(ids)))
-        request.answer.result()
+        request.answer.whole()
         return request.likelihood
 
     def stats(self) -> EngineStats:
@@ -162,15 +162,13 @@ class Engine:
         # What is judged needs no room after it.
         if length >= most + (scored > 0):
             whose = "the LLM" if most == self.max_positions else "the engine's memory"
-            raise ValueError(
-                f"the conversation has {length} tokens and {whose} {most} positions; begin a new one, "
-                "or leave out its first messages"
-            )
+            raise too_long(length, whose, most)
         room = length if scored else min(length + sampling.max_new_tokens, most)
         deadline = None if timeout is None else time.monotonic() + timeout
         return Request(prompt, room, sampling, self.ends, self.markers, self.processor, deadline, scored)
 
-    def _refuse_if_full(self) -> None:
+    def refuse_if_full(self) -> None:
+        """Raises EngineFull where as many wait as may."""
         waiting = len(self._waiting)
         if waiting >= self.max_waiting:
             raise EngineFull(waiting, max(1.0, self._seconds * waiting / self.max_running))
@@ -180,7 +178,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._refuse_if_full()
+            self.refuse_if_full()
             self._waiting.append(request)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="open-owl-engine", daemon=True)
@@ -247,8 +245,15 @@ class Engine:
             self._done["cached"] += request.known
         try:
             self._embed(admitted)
-        except Exception as error:  # no memory for their pictures, say: nobody else is concerned
-            for request in admitted:
+        except Exception:  # no memory for a picture, say: nobody else is concerned
+            self._embed_alone(admitted)
+
+    def _embed_alone(self, requests: list[Request]) -> None:
+        """One by one, so that only those are ended that cannot be."""
+        for request in requests:
+            try:
+                self._embed([request])
+            except Exception as error:
                 self._end(request, "cancelled", error)
 
     def _begins_like_one_being_read(self, request: Request) -> bool:
@@ -271,11 +276,12 @@ class Engine:
             request.embeds = self._words(words)
         for (request, medium), tokens in zip(shown, looks, strict=True):
             assert request.embeds is not None
-            medium.frames, medium.pixels = [], None
             first = medium.start - request.known
             tokens = tokens[max(0, -first) :]
             first = max(0, first)
             request.embeds[first : first + len(tokens)] = tokens.to(request.embeds.dtype)
+        for medium in (medium for request in requests for medium in request.prompt.media):
+            medium.frames, medium.pixels = [], None
 
     def _words(self, ids: Any) -> torch.Tensor:
         """Word embeddings [ids, hidden] that may be written to."""

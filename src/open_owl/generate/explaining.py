@@ -19,7 +19,7 @@ from .looking import Box, attention_maps, place, seen_box
 from .machine import device_of, release_helpers
 from .messages import Messages, Question, read_messages
 from .owl import Owl
-from .prompt import TOKENIZING, needs_special_tokens, render
+from .prompt import TOKENIZING, needs_special_tokens, render, tokens_of
 from .sampling import DEFAULT_NEW_TOKENS, Sampling
 
 CELLS = 8  # of a map, in each direction
@@ -135,8 +135,7 @@ def explain(
         shown, ids = made.result(), list(made.ids)
     else:
         shown = None
-        with TOKENIZING:
-            ids = owl.processor.tokenizer.encode(answer, add_special_tokens=False)
+        ids = tokens_of(answer, owl.processor)
     words = words_of(owl.processor.tokenizer, ids, shown)
     if not words:
         raise ValueError("the answer has no word to explain; ask something else, or give an answer")

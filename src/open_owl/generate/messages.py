@@ -8,13 +8,14 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from os import PathLike
 from typing import Any
 
 from PIL import Image
-from transformers.image_utils import load_image
 
 from open_owl.model.images_mplug_owl import open_image
+from open_owl.model.media_mplug_owl import fetch
 from open_owl.model.video_mplug_owl import open_video
 
 Message = Mapping[str, Any]
@@ -24,7 +25,6 @@ ROLES = ("system", "user", "assistant")
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
 VIDEO_PARTS = ("video", "video_url")
-SECONDS_TO_DOWNLOAD = 30
 
 
 @dataclass
@@ -168,10 +168,10 @@ def _video(reference: Any, num_frames: int, where: str) -> list[Image.Image]:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _download(url: str) -> Image.Image:
+def _download(url: str) -> bytes:
     try:
-        return load_image(url, timeout=SECONDS_TO_DOWNLOAD)
-    except Exception as error:  # whichever HTTP client transformers uses has errors of its own
+        return fetch(url)
+    except (OSError, HTTPException) as error:
         raise ValueError(f"cannot load {url}: {error}") from error
 
 

@@ -11,7 +11,7 @@ from .ending import ShownText
 from .engine import Engine
 from .machine import release_helpers
 from .messages import Messages, read_messages
-from .prompt import needs_special_tokens, render
+from .prompt import TOKENIZING, needs_special_tokens, render, too_long
 from .request import Likelihood
 from .sampling import DEFAULT_NEW_TOKENS, Sampling
 from .weights import Weights
@@ -66,8 +66,9 @@ class Owl:
 
         Raises:
             ValueError: messages that cannot be read, or more of them than the LLM has positions for.
+            EngineClosed: the engine was closed before the answer was whole.
         """
-        return self._ask(messages, max_new_tokens, temperature, top_p, more).result()
+        return self._ask(messages, max_new_tokens, temperature, top_p, more).whole()
 
     def chat_many(
         self,
@@ -83,7 +84,7 @@ class Owl:
             for messages in conversations:
                 self._make_room(answers)
                 answers.append(self._ask(messages, max_new_tokens, temperature, top_p, more))
-            return [answer.result() for answer in answers]
+            return [answer.whole() for answer in answers]
         except BaseException:
             for answer in answers:
                 answer.cancel()
@@ -109,23 +110,31 @@ class Owl:
     def beam_search(
         self, messages: Messages, num_beams: int = 4, max_new_tokens: int = DEFAULT_NEW_TOKENS
     ) -> str:
-        """The likeliest answer that `num_beams` beams find, by transformers' own `generate`."""
+        """The likeliest answer that `num_beams` beams find, by transformers' own `generate`.
+
+        Raises:
+            ValueError: as `chat`.
+        """
+        longest = Sampling(max_new_tokens).max_new_tokens
         question = read_messages(messages, self.processor.num_frames)
         text = render(question, self.processor)
-        inputs = self.processor(
-            text=[text],
-            images=question.images or None,
-            videos=question.videos or None,
-            add_special_tokens=needs_special_tokens(text, self.processor),
-            return_tensors="pt",
-        ).to(self.engine.device)
+        with TOKENIZING:
+            inputs = self.processor(
+                text=[text],
+                images=question.images or None,
+                videos=question.videos or None,
+                add_special_tokens=needs_special_tokens(text, self.processor),
+                return_tensors="pt",
+            ).to(self.engine.device)
         prompt = inputs["input_ids"].shape[1]
+        if prompt >= self.engine.max_positions:
+            raise too_long(prompt, "the LLM", self.engine.max_positions)
         # pyright takes `generate`'s protocol for a class that has every field of every model.
         ids = self.model.generate(  # pyright: ignore[reportAttributeAccessIssue]
             **inputs,
             num_beams=num_beams,
             do_sample=False,
-            max_new_tokens=max(1, min(max_new_tokens, self.engine.max_positions - prompt)),
+            max_new_tokens=min(longest, self.engine.max_positions - prompt),
             eos_token_id=sorted(self.engine.ends),
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )

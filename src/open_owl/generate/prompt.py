@@ -55,7 +55,22 @@ def read_prompt(messages: Messages, processor: MplugOwlProcessor, visual: Visual
         medium.start = int(slot_positions[index * slots])
         content[medium.start : medium.start + slots] = visual.content(medium)
         visual.prepare(medium)
+        if medium.pixels is not None:
+            medium.frames = []  # the picture itself is much larger
     return Prompt(ids, content, media)
+
+
+def tokens_of(answer: str, processor: MplugOwlProcessor) -> list[int]:
+    """An answer's own words: a `</s>` in it is text, as it is in a user's."""
+    with TOKENIZING:
+        return processor.tokenize_literally(processor.protect(answer))
+
+
+def too_long(length: int, whose: str, positions: int) -> ValueError:
+    return ValueError(
+        f"the conversation has {length} tokens and {whose} {positions} positions; begin a new one, "
+        "or leave out its first messages"
+    )
 
 
 def needs_special_tokens(text: str, processor: MplugOwlProcessor) -> bool:

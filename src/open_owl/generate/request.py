@@ -2,11 +2,9 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from tokenizers.decoders import DecodeStream
 
 from open_owl.model import MplugOwlProcessor
 
@@ -15,7 +13,7 @@ from .ending import ShownText
 from .memory import Region
 from .prompt import Prompt
 from .sampling import Chooser, Sampling, TokenLogprob
-from .token_text import token_bytes
+from .token_text import TextOfTokens, token_bytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Request:
         self._ends = ends | set(sampling.stop_ids)
         self._shown = ShownText([*markers, *sampling.stop])
         self._tokenizer = processor.tokenizer
-        self._decoder: Any = DecodeStream(skip_special_tokens=True)
+        self._text = TextOfTokens(processor.tokenizer)
         self._untold: list[TokenLogprob] = []
         self._chooser: Chooser | None = None
 
@@ -85,8 +83,7 @@ class Request:
         self.last = token
         if logprob is not None:
             self._untold.append(logprob)
-        text = self._decoder.step(self._tokenizer.backend_tokenizer, token)
-        if text:
+        if text := self._text.add(token):
             self._tell(self._shown.add(text))
         if self._shown.has_ended:
             return "stop"

@@ -31,7 +31,7 @@ class Sampling:
     min_p: draw only among tokens with at least this share of the likeliest token's probability.
     repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
     seed: same seed, same answer, whatever else is answered at the time; None draws anew each time.
-    stop: texts before which the answer ends. stop_ids: tokens at which it ends, beside the model's own.
+    stop: texts, or one, before which the answer ends. stop_ids: tokens at which it ends, beside the model's.
     logprobs: with how many of the likeliest alternatives each token's log-probability is told; None: not.
     """
 
@@ -53,6 +53,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for values that mean nothing."""
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; an answer has at least 1 token")
         if not 0 <= self.temperature < float("inf"):

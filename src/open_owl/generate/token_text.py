@@ -1,12 +1,38 @@
-"""What a single token stands for, by itself."""
+"""What tokens stand for: text as they come, and the bytes of each by itself."""
 
 import re
 from functools import cache
 from typing import Any
 
+from tokenizers.decoders import DecodeStream
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+class TextOfTokens:
+    """The text of tokens as they come; that of bytes that are no UTF-8 has marks in it, as `decode` has.
+
+    tokenizers' own stream raises where such bytes stand right after a character that was made of bytes too:
+    then it begins anew, with what it had not told yet.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._stream: Any = DecodeStream(skip_special_tokens=True)
+        self._untold: list[int] = []
+
+    def add(self, token: int) -> str | None:
+        """What is certain of the text with this token; None where it is half a character, or special."""
+        self._untold.append(token)
+        try:
+            text = self._stream.step(self._tokenizer, token)
+        except Exception:  # tokenizers raises nothing more special
+            text = self._tokenizer.decode(self._untold, skip_special_tokens=True)
+            self._stream = DecodeStream(self._untold, skip_special_tokens=True)
+        if text:
+            self._untold = []
+        return text
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes:

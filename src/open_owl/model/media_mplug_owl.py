@@ -41,7 +41,7 @@ def _open_picture(image: Any) -> Any:
     if not _is_address(image):
         return open_image(image)
     try:
-        content = _fetch(image)
+        content = fetch(image)
     except (OSError, binascii.Error) as error:
         raise ImageError("image_missing", f"cannot read {image[:80]}: {error}") from error
     return open_image(content)
@@ -51,7 +51,7 @@ def _open_video(video: Any, num_frames: int) -> list[Image.Image]:
     if not _is_address(video):
         return open_video(video, num_frames)
     try:
-        content = _fetch(video)
+        content = fetch(video)
     except (OSError, binascii.Error) as error:
         raise VideoError("video_missing", f"cannot read {video[:80]}: {error}") from error
     return open_video(content, num_frames)
@@ -61,7 +61,7 @@ def _is_address(source: Any) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://", "data:"))
 
 
-def _fetch(address: str) -> bytes:
+def fetch(address: str) -> bytes:
     """What a URL or a data URI holds. Check the address first where strangers name it."""
     if address.startswith("data:"):
         head, _, body = address.partition(",")
