@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelArgument
+from owl_cli.options import ApiKey, Device, Dtype, ModelArgument
 
 
 def demo(
@@ -13,6 +13,7 @@ def demo(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines look.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    api_key: ApiKey = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -28,4 +29,4 @@ def demo(
     from owl_cli.serve import serve
 
     typer.echo(f"loading; then the page is at http://{host}:{port}", err=True)
-    serve(model, host=host, port=port, device=device, dtype=dtype, demo=True)
+    serve(model, host=host, port=port, api_key=api_key, device=device, dtype=dtype, demo=True)

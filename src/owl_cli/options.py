@@ -12,6 +12,10 @@ import typer
 _MODEL_HELP = "Checkpoint or adapter, a folder or hub id; left out: Owlet, which ships with the package."
 ModelArgument = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
 ModelOption = Annotated[str | None, typer.Option(help=_MODEL_HELP)]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="OPEN_OWL_API_KEY", help="Ask this of every request but /health.", show_envvar=True),
+]
 Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda; the CPU where left out.")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; what is stored where left out.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelArgument, owlet
+from owl_cli.options import ApiKey, Device, Dtype, ModelArgument, owlet
 
 MIB = 2**20
 
@@ -19,12 +19,7 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines ask.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="OPEN_OWL_API_KEY", help="Ask this of every request but /health.", show_envvar=True
-        ),
-    ] = None,
+    api_key: ApiKey = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(help="Pages of this origin may ask from a browser; may be repeated, * for all."),
@@ -120,11 +115,12 @@ def _run(owl, settings, media: dict, demo: bool, listener) -> None:
 
     write_json_lines()
     policy = MediaPolicy(num_frames=owl.processor.num_frames, **media)
-    app = create_app(owl.engine, settings, MediaReader(policy))
+    reader = MediaReader(policy)
+    app = create_app(owl.engine, settings, reader)
     if demo:
         from open_owl.serve.page import mount_page
 
-        app = mount_page(app, owl, settings.model_name)
+        app = mount_page(app, owl, settings.model_name, reader, settings.seconds_per_request)
     try:
         run(app, owl.engine, listener, settings.seconds_per_request)
     finally:

@@ -14,9 +14,9 @@ def start() -> Iterator:
     """A function that serves a scripted engine with the given settings; its url, app and engine."""
     stack = []
 
-    def begin(engine=None, **settings) -> SimpleNamespace:
+    def begin(engine=None, policy=None, **settings) -> SimpleNamespace:
         engine = engine or ScriptedEngine()
-        media = MediaReader(MediaPolicy(allow_remote=False, local_root=None))
+        media = MediaReader(MediaPolicy(allow_remote=False, local_root=None, **(policy or {})))
         app = create_app(engine, ServeSettings(**({"model_name": "owl"} | settings)), media)
         server = running(app)
         url = server.__enter__()

@@ -36,9 +36,13 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.submitted: list[SimpleNamespace] = []
-        self.running = 0
+        self.running, self.is_full = 0, False
         self.let_go = threading.Event()
         self._lock = threading.Lock()
+
+    def refuse_if_full(self) -> None:
+        if self.is_full:
+            raise EngineFull(waiting=7, retry_after=2.5)
 
     def submit(
         self, messages: list[dict[str, Any]], sampling: Sampling, timeout: float | None = None

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import threading
@@ -12,11 +13,14 @@ from PIL import Image
 from tests.parts import picture
 from tests.serve.scripted import ScriptedEngine, running
 
+from open_owl.generate.sampling import Sampling
+
 gradio = pytest.importorskip("gradio", reason="the chat page needs the extra `serve`")
 gradio_client = pytest.importorskip("gradio_client")
+from open_owl.serve.media import MediaPolicy, MediaReader  # noqa: E402
 from open_owl.serve.page import Turns, mount_page  # noqa: E402
 from open_owl.serve.page_pictures import looked_at, make_examples  # noqa: E402
-from open_owl.serve.page_talk import last_pictures, read_history  # noqa: E402
+from open_owl.serve.page_talk import ask, last_pictures, read_history  # noqa: E402
 
 AppError = gradio_client.exceptions.AppError
 SETTINGS = [0, 1, 0, 1, 64, None]  # temperature, top-p, top-k, repetition penalty, longest answer, seed
@@ -39,8 +43,15 @@ def owl(parts) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def url(owl):
-    with running(mount_page(FastAPI(), owl, "<b>my owl</b>")) as url:
+def media(owl):
+    reader = MediaReader(MediaPolicy(num_frames=owl.processor.num_frames, max_bytes=100_000))
+    yield reader
+    asyncio.run(reader.close())
+
+
+@pytest.fixture(scope="module")
+def url(owl, media):
+    with running(mount_page(FastAPI(), owl, "<b>my owl</b>", media)) as url:
         yield url
 
 
@@ -116,7 +127,7 @@ def test_pictures_of_an_answer_come_back_with_a_heat_map_each(page, pictures) ->
 def test_a_broken_file_is_refused_by_name_before_it_is_part_of_the_conversation(page, tmp_path, name) -> None:
     broken = tmp_path / name
     broken.write_bytes(b"this is no picture")
-    with pytest.raises(AppError, match=rf"(^|[^/]){name} (is not a picture|cannot be decoded)") as refusal:
+    with pytest.raises(AppError, match=rf"^{name}: .*(is not a picture|cannot be decoded)") as refusal:
         take(page, "What is it?", str(broken))
     assert "/" not in str(refusal.value)
 
@@ -186,21 +197,21 @@ def test_a_video_is_shown_as_frames(page, owl, tmp_path) -> None:
     assert len(part["video"]) == owl.processor.num_frames
 
 
-def test_uploads_are_gone_when_the_server_has_stopped(owl, uploads, pictures) -> None:
+def test_uploads_are_gone_when_the_server_has_stopped(owl, media, uploads, pictures) -> None:
     def kept():
         return {path for path in uploads.rglob("*.png") if path.parent.name != "open-owl-examples"}
 
     before = kept()
     Image.new("RGB", (9, 9), "plum").save(pictures[0])
-    with running(mount_page(FastAPI(), owl, "owl")) as url:
+    with running(mount_page(FastAPI(), owl, "owl", media)) as url:
         take(gradio_client.Client(f"{url}/demo/", verbose=False, download_files=False), "say a", pictures[0])
         assert len(kept() - before) == 1
     assert kept() - before == set()
 
 
 @pytest.fixture
-def turns(owl) -> Turns:
-    return Turns(owl, make_examples())
+def turns(owl, media) -> Turns:
+    return Turns(owl, make_examples(), media)
 
 
 def text(role, words):
@@ -241,9 +252,47 @@ def test_undoing_gives_the_question_back_with_its_pictures(turns, talk) -> None:
     assert [file[-5:] for file in box["value"]["files"]] == ["a.png", "b.png"]
 
 
+def test_undoing_after_an_answer_of_nothing_gives_back_the_last_question(turns) -> None:
+    kept, box = turns.undo([text("user", "first?"), text("user", "second?")])
+    assert words(kept) == ["first?"]
+    assert box["value"]["text"] == "second?"
+
+
+def test_stopping_before_the_answer_is_begun_leaves_none_behind(owl, media) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    submitted = len(owl.engine.submitted)
+
+    class Slow:
+        def submit(self, *question):
+            begun.set()
+            go_on.wait(10)
+            return owl.engine.submit(*question)
+
+    async def stop() -> None:
+        slow: Any = SimpleNamespace(engine=Slow(), processor=owl.processor)
+        said = [{"role": "user", "content": "hold on"}]
+        asking = asyncio.ensure_future(anext(ask(slow, media, said, Sampling(), 9.0)))
+        await asyncio.to_thread(begun.wait, 10)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+        while len(owl.engine.submitted) == submitted or not owl.engine.submitted[-1].answer.is_cancelled:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(stop(), 20))
+
+
+def test_an_upload_that_is_too_large_is_refused_unopened(page, tmp_path) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(b"0" * 100_001)
+    with pytest.raises(AppError, match=r"large\.png: has more than 100,000 bytes"):
+        take(page, "What is it?", str(large))
+
+
 def test_an_example_is_taken_by_its_number_whatever_the_browser_says_of_it(turns) -> None:
     chosen = SimpleNamespace(index=3, value={"text": "?", "files": [{"path": "/etc/passwd"}]})
-    history = turns.take_example(chosen)[0]
+    history = asyncio.run(turns.take_example(chosen))[0]
     assert [message["content"]["path"][-10:] for message in history[:4]] == [
         f"eral-{i}.png" for i in range(1, 5)
     ]
@@ -283,9 +332,9 @@ def test_the_page_needs_nothing_from_elsewhere(url) -> None:
     assert "&lt;b&gt;my owl&lt;/b&gt;" in json.dumps(config)
 
 
-def test_the_front_door_leads_to_the_page_unless_it_is_taken(url, owl) -> None:
+def test_the_front_door_leads_to_the_page_unless_it_is_taken(url, owl, media) -> None:
     assert httpx.get(url).headers["location"] == "/demo/"
     app = FastAPI()
     app.add_api_route("/", lambda: "mine")
-    with running(mount_page(app, owl, "owl")) as other:
+    with running(mount_page(app, owl, "owl", media)) as other:
         assert httpx.get(other).json() == "mine"

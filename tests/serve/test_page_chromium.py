@@ -3,6 +3,7 @@
 OWL_SCREENSHOTS=docs/assets keeps pictures of the page in that folder.
 """
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from tests.serve.scripted import ScriptedEngine, running, wait_until
 pytest.importorskip("gradio", reason="the chat page needs the extra `serve`")
 from tests.chromium import Chromium, Keys, webdriver
 
+from open_owl.serve.media import MediaPolicy, MediaReader
 from open_owl.serve.page import mount_page
 
 pytestmark = pytest.mark.slow
@@ -35,8 +37,10 @@ def url(parts, engine, tmp_path_factory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         owl: Any = SimpleNamespace(engine=engine, model=model, processor=processor)
-        with running(mount_page(FastAPI(), owl, "a small owl")) as url:
+        media = MediaReader(MediaPolicy(num_frames=processor.num_frames))
+        with running(mount_page(FastAPI(), owl, "a small owl", media)) as url:
             yield url
+        asyncio.run(media.close())
 
 
 class Browser(Chromium):

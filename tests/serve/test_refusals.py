@@ -1,10 +1,13 @@
 """Every request that cannot be answered gets an error object that says what was wrong."""
 
+import base64
+import io
 import json
 import socket
 
 import httpx2 as httpx
 import pytest
+from PIL import Image
 from tests.serve.scripted import WEB
 
 MESSAGES = [{"role": "user", "content": "say a"}]
@@ -140,6 +143,28 @@ def test_what_the_media_reader_refuses_is_told_with_its_reason(http) -> None:
 def test_more_pictures_than_a_request_may_have_are_refused_unread(http) -> None:
     picture = {"type": "image_url", "image_url": "data:image/png;base64,AAAA"}
     assert refused(http.post(CHAT, json=user(*[picture] * 1000)), 400)["code"] == "too_many_images"
+
+
+def test_where_too_many_wait_no_picture_is_opened(start) -> None:
+    server = start()
+    server.engine.is_full = True
+    broken = {"type": "image_url", "image_url": "data:image/png;base64,AAAA"}
+    with httpx.Client(base_url=server.url, trust_env=False) as http:
+        assert http.post(CHAT, json=user(broken)).status_code == 429
+
+
+def test_pictures_that_together_have_too_many_pixels_are_refused_at_the_one_that_is_too_much(start) -> None:
+    buffer = io.BytesIO()
+    Image.new("1", (3000, 3000)).save(buffer, "PNG")  # a small file, a large picture
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture = {"type": "image_url", "image_url": uri}
+    server = start(policy={"max_request_pixels": 20_000_000})
+    with httpx.Client(base_url=server.url, trust_env=False) as http:
+        error = refused(http.post(CHAT, json=user({"type": "text", "text": "say a"}, *[picture] * 3)), 400)
+        assert http.post(CHAT, json=user(*[picture] * 2)).status_code == 200
+    assert error["code"] == "too_large"
+    assert error["param"] == "messages.0.content.3"
+    assert "shows 27,000,000 pixels; this server takes 20,000,000" in error["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'"\\ud800"', b"[" * 100_000, b"null"])

@@ -15,7 +15,7 @@ from open_owl.generate.engine import Engine
 from open_owl.generate.sampling import Sampling
 
 from .completion import Completion, finish_reason, sent_event
-from .conversation import read_conversation, refuse_unsupported, samplings
+from .conversation import Files, read_conversation, refuse_unsupported, samplings, shows_media
 from .errors import ApiError, api_error, no_such_model
 from .logs import log, shown
 from .media import MediaReader
@@ -26,6 +26,7 @@ from .reading import read_chat_request
 from .settings import ServeSettings
 
 CLIENT_GONE = 499  # nobody reads it but the log
+OPENED_AT_ONCE = 4  # requests whose pictures are held as they are, until they have the encoder's size
 
 
 class ChatService:
@@ -41,20 +42,26 @@ class ChatService:
         self.settings = settings
         self.media = media
         self.metrics = metrics
+        self._reading = asyncio.Semaphore(OPENED_AT_ONCE)
 
     async def complete(self, http: Request) -> Response:
         """The response to a request. Raises ApiError or EngineFull where there is none."""
         exchange: Exchange = http.state.exchange
         seconds = self.settings.seconds_per_request
-        try:
-            async with asyncio.timeout(seconds):
-                request, messages = await self._read(http, exchange)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_GONE)
-        except TimeoutError:
-            raise ApiError(408, f"the request was not read whole within {seconds:g} s") from None
-        left = max(0.0, seconds - exchange.seconds)
-        answers = await self._submit(messages, samplings(request, self.settings.max_new_tokens), left)
+        async with contextlib.AsyncExitStack() as reading:
+            try:
+                async with asyncio.timeout(seconds):
+                    request, files = await self._read(http, exchange)
+                    if shows_media(request):
+                        self.engine.refuse_if_full()
+                        await reading.enter_async_context(self._reading)
+                    messages = await read_conversation(request, self.media, files)
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
+            except TimeoutError:
+                raise ApiError(408, f"the request was not read whole within {seconds:g} s") from None
+            left = max(0.0, seconds - exchange.seconds)
+            answers = await self._submit(messages, samplings(request, self.settings.max_new_tokens), left)
         completion = Completion(
             self.settings.model_name,
             with_logprobs=bool(request.logprobs),
@@ -63,14 +70,14 @@ class ChatService:
         turn = Turn(answers, completion, exchange, self.metrics, self.settings.log_content)
         return TurnStream(turn) if request.stream else await turn.whole(http)
 
-    async def _read(self, http: Request, exchange: Exchange) -> tuple[ChatRequest, list[dict[str, Any]]]:
-        """The request, and its messages with their media opened."""
+    async def _read(self, http: Request, exchange: Exchange) -> tuple[ChatRequest, Files]:
+        """The request and the files that came with it, none of them opened."""
         request, files = await read_chat_request(http, self.settings.max_body_bytes)
         if self.settings.log_content:
             exchange.fields["messages"] = shown(request.messages)
         refuse_unsupported(request)
         self.check_model(request.model)
-        return request, await read_conversation(request, self.media, files)
+        return request, files
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError for any name but the served one's; a request may leave it out."""

@@ -7,7 +7,7 @@ from open_owl.generate.sampling import Sampling
 
 from .errors import ApiError
 from .media import MediaReader, MediaRefused
-from .protocol import ChatRequest, MediaUrl, Message, Part
+from .protocol import ChatRequest, MediaUrl, Part
 
 TEXT, IMAGES, VIDEOS = "text", ("image_url", "image"), ("video_url", "video")
 
@@ -75,10 +75,38 @@ async def read_conversation(request: ChatRequest, media: MediaReader, files: Fil
         ApiError: a part that is not known, or media that is refused; `param` says which part.
     """
     _refuse_too_many(request, media)
-    return [
-        {"role": message.role, "content": await _read_parts(message, f"messages.{number}", media, files)}
-        for number, message in enumerate(request.messages)
-    ]
+    messages, pixels = [], 0
+    for number, message in enumerate(request.messages):
+        content = []
+        for place, part in enumerate(message.content):
+            where = f"messages.{number}.content.{place}"
+            content.append(await _read_part(part, where, media, files))
+            pixels += _pixels_of(content[-1])
+            _refuse_too_large(pixels, where, media)
+        messages.append({"role": message.role, "content": content})
+    return messages
+
+
+def shows_media(request: ChatRequest) -> bool:
+    return any(part.type != TEXT for message in request.messages for part in message.content)
+
+
+def _pixels_of(part: dict[str, Any]) -> int:
+    """Of a part that was read."""
+    pictures = part.get("video") or [part["image"]] if part["type"] != "text" else []
+    return sum(picture.width * picture.height for picture in pictures)
+
+
+def _refuse_too_large(pixels: int, where: str, media: MediaReader) -> None:
+    limit = media.policy.max_request_pixels
+    if pixels > limit:
+        raise ApiError(
+            400,
+            f"{where}: with it the request shows {pixels:,} pixels; this server takes {limit:,}, so send "
+            "smaller pictures",
+            "too_large",
+            where,
+        )
 
 
 def _refuse_too_many(request: ChatRequest, media: MediaReader) -> None:
@@ -94,13 +122,6 @@ def _refuse_too_many(request: ChatRequest, media: MediaReader) -> None:
                 f"too_many_{name}",
                 "messages",
             )
-
-
-async def _read_parts(message: Message, where: str, media: MediaReader, files: Files) -> list[dict[str, Any]]:
-    return [
-        await _read_part(part, f"{where}.content.{number}", media, files)
-        for number, part in enumerate(message.content)
-    ]
 
 
 async def _read_part(part: Part, where: str, media: MediaReader, files: Files) -> dict[str, Any]:

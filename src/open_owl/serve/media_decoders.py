@@ -95,7 +95,7 @@ class Decoders:
         """End all processes; what is being decoded fails."""
         with self._lock:
             self._is_closed = True
-            for worker in self._busy:
+            for worker in list(self._busy):  # their threads take them out meanwhile
                 worker.end()
         self._threads.shutdown(cancel_futures=True)
         for worker in self._idle:

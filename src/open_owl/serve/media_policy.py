@@ -29,6 +29,7 @@ class MediaPolicy:
     max_bytes: of one file, however it comes.
     max_pixels: width x height of a picture, or of all picked frames of a video together (8 frames in 4K have
         66 million). A decoded pixel takes 4 bytes of the server's memory until the model has seen it.
+    max_request_pixels: of all that one request shows together.
     max_seconds: for a whole download, redirects and name look-ups included.
     max_redirects: how many are followed; each is checked like the first address.
     allowed_ports: of URLs.
@@ -43,6 +44,7 @@ class MediaPolicy:
     max_videos: int = 2
     max_bytes: int = 20 * 2**20
     max_pixels: int = 70_000_000
+    max_request_pixels: int = 200_000_000
     max_seconds: float = 10
     max_redirects: int = 3
     allowed_ports: tuple[int, ...] = (80, 443)
@@ -52,7 +54,7 @@ class MediaPolicy:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for values that mean nothing."""
-        sizes = ("max_bytes", "max_pixels", "num_frames", "decode_workers")
+        sizes = ("max_bytes", "max_pixels", "max_request_pixels", "num_frames", "decode_workers")
         for name in (*sizes, "max_seconds", "decode_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; use above 0")

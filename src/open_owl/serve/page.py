@@ -16,6 +16,7 @@ from gradio.components import Component
 from open_owl.generate import Owl
 from open_owl.generate.sampling import DEFAULT_NEW_TOKENS, Sampling
 
+from .media import MediaReader
 from .page_pictures import HOW_TO_READ, looked_at, make_examples
 from .page_style import CSS, JS, theme
 from .page_talk import (
@@ -38,16 +39,19 @@ READY: dict[str, Any] = {"interactive": True, "submit_btn": True, "stop_btn": Fa
 BUSY: dict[str, Any] = {"interactive": False, "submit_btn": False, "stop_btn": True}
 
 
-def mount_page(app: FastAPI, owl: Owl, name: str) -> FastAPI:
+def mount_page(app: FastAPI, owl: Owl, name: str, media: MediaReader, seconds: float = 300) -> FastAPI:
     """Adds the page to an application at /demo, and leads there from / where nothing else is.
 
-    name: of the model, as the page shows it.
+    Args:
+        name: of the model, as the page shows it.
+        media: opens what is uploaded; whoever made it closes it.
+        seconds: after which an answer is cut.
     """
     if not any(getattr(route, "path", None) == "/" for route in app.routes):
         app.add_api_route("/", lambda: RedirectResponse(f"{PATH}/"), include_in_schema=False)
     return gr.mount_gradio_app(
         app,
-        build_page(owl, name),
+        build_page(owl, name, media, seconds),
         PATH,
         theme=theme(),
         css=CSS,
@@ -60,7 +64,7 @@ def mount_page(app: FastAPI, owl: Owl, name: str) -> FastAPI:
     )
 
 
-def build_page(owl: Owl, name: str) -> gr.Blocks:
+def build_page(owl: Owl, name: str, media: MediaReader, seconds: float) -> gr.Blocks:
     """The page; its uploads are deleted after a day."""
     examples = make_examples()
     with gr.Blocks(
@@ -77,7 +81,7 @@ def build_page(owl: Owl, name: str) -> gr.Blocks:
                     looked = gr.HTML(HOW_TO_READ, elem_id="looked")
                 with gr.Accordion("Sampling", open=False):
                     settings = _settings()
-        _wire(Turns(owl, examples), chatbot, textbox, speed, looked, settings)
+        _wire(Turns(owl, examples, media, seconds), chatbot, textbox, speed, looked, settings)
     return page
 
 
@@ -109,26 +113,27 @@ class Turns:
     A history comes from the browser, so each handler reads it by `read_history` first.
     """
 
-    def __init__(self, owl: Owl, examples: list[dict[str, Any]]):
+    def __init__(self, owl: Owl, examples: list[dict[str, Any]], media: MediaReader, seconds: float = 300):
         self.owl = owl
         self.examples = examples
+        self.media, self.seconds = media, seconds
         self.looked_at = lru_cache(MAPS_KEPT)(lambda path: looked_at(owl, path))
 
-    def take(self, typed: dict[str, Any], history: History):
+    async def take(self, typed: dict[str, Any], history: History):
         """What was typed and dropped becomes part of the conversation, if all of it can be opened."""
         files = [shown_file(path) for path in typed.get("files") or []]
         for file in files:
-            open_file(file["content"]["path"], self.owl.processor.num_frames)
+            await open_file(file["content"]["path"], self.media)
         text = (typed.get("text") or "").strip()
         if not files and not text:
             raise problem("Write a question first.")
         said = [{"role": "user", "content": text}] if text else []
         return [*read_history(history), *files, *said], gr.update(value=None, **BUSY)
 
-    def take_example(self, chosen: gr.SelectData):
+    async def take_example(self, chosen: gr.SelectData):
         """An example by its number; the rest of what the browser says of it is not needed."""
         example = self.examples[int(chosen.index)]
-        return self.take(example, [])
+        return await self.take(example, [])
 
     def take_again(self, history: History):
         """Without the last answer, so that it is made anew."""
@@ -151,6 +156,9 @@ class Turns:
             message = kept.pop()
             if is_file(message):
                 files.insert(0, message["content"]["path"])
+            elif text:  # an earlier question, which was answered by nothing
+                kept.append(message)
+                break
             else:
                 text = message["content"]
         return kept, gr.update(value={"text": text, "files": files}, **READY)
@@ -159,7 +167,8 @@ class Turns:
         """History, speed and heat maps, again with every piece of the answer."""
         asked = read_history(history)
         text = ""
-        async with aclosing(ask(self.owl, asked, _sampling(*settings))) as answer:
+        asking = ask(self.owl, self.media, asked, _sampling(*settings), self.seconds)
+        async with aclosing(asking) as answer:
             async for text, speed in answer:
                 said = [{"role": "assistant", "content": text}] if text else []
                 yield [*asked, *said], _paragraph(speed), gr.skip()

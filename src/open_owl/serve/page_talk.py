@@ -15,13 +15,15 @@ from gradio.utils import get_upload_folder
 
 from open_owl.generate import Owl
 from open_owl.generate.answer import Answer, EngineFull, Piece
+from open_owl.generate.engine import Engine
 from open_owl.generate.sampling import Sampling
-from open_owl.model.images_mplug_owl import open_image
-from open_owl.model.video_mplug_owl import open_video
+
+from .media import MediaReader, MediaRefused
 
 # A message holds one part, a text or a file: so Gradio's page edits the text and leaves the pictures alone.
 History = list[dict[str, Any]]
 
+_CUT = {"length": "; cut: the longest answer, or no room for more", "timeout": "; cut: it took too long"}
 log = logging.getLogger("open_owl.serve")
 
 
@@ -69,27 +71,31 @@ def is_file(message: dict[str, Any]) -> bool:
     return not isinstance(message["content"], str)
 
 
-def open_file(path: str, num_frames: int) -> dict[str, Any]:
-    """An uploaded picture or video as a part of a message, opened.
+async def open_file(path: str, media: MediaReader) -> dict[str, Any]:
+    """An uploaded picture or video as a part of a message, decoded at arm's length as every stranger's file.
 
     Raises:
         gr.Error: it cannot be opened.
     """
     try:
+        if Path(path).stat().st_size > media.policy.max_bytes:
+            raise MediaRefused("too_large", f"has more than {media.policy.max_bytes:,} bytes")
+        data = await to_thread.run_sync(Path(path).read_bytes)
         if is_video(path):
-            return {"type": "video", "video": open_video(path, num_frames)}
-        return {"type": "image", "image": open_image(path)}
-    except (ValueError, ModuleNotFoundError) as error:
-        raise problem(str(error).replace(path, Path(path).name)) from error
+            return {"type": "video", "video": await media.read_video(data)}
+        return {"type": "image", "image": await media.read_image(data)}
+    except (OSError, MediaRefused) as error:
+        told = (error.strerror or "cannot be read") if isinstance(error, OSError) else str(error)
+        raise problem(f"{Path(path).name}: {told}") from error
 
 
-def messages_of(history: History, num_frames: int) -> list[dict[str, Any]]:
+async def messages_of(history: History, media: MediaReader) -> list[dict[str, Any]]:
     """What the engine is asked."""
     return [
         {
             "role": message["role"],
             "content": [
-                open_file(message["content"]["path"], num_frames)
+                await open_file(message["content"]["path"], media)
                 if is_file(message)
                 else {"type": "text", "text": message["content"]}
             ],
@@ -109,16 +115,21 @@ def last_pictures(history: History) -> list[str]:
     return found[::-1]
 
 
-async def ask(owl: Owl, history: History, sampling: Sampling) -> AsyncGenerator[tuple[str, str]]:
+async def ask(
+    owl: Owl, media: MediaReader, history: History, sampling: Sampling, seconds: float
+) -> AsyncGenerator[tuple[str, str]]:
     """The answer so far and its speed, each time that more of it is there; ended early, it stops the engine.
+
+    Args:
+        seconds: after which the answer is cut.
 
     Raises:
         gr.Error: it cannot be asked, or the engine failed.
     """
-    messages = await to_thread.run_sync(messages_of, history, owl.processor.num_frames)
+    messages = await messages_of(history, media)
     asked, said = time.perf_counter(), ""
     try:
-        answer = await to_thread.run_sync(owl.engine.submit, messages, sampling)
+        answer = await _submit(owl.engine, messages, sampling, seconds)
         async with aclosing(_pieces(answer)) as pieces:
             async for piece in pieces:
                 said += piece.text
@@ -129,6 +140,23 @@ async def ask(owl: Owl, history: History, sampling: Sampling) -> AsyncGenerator[
         log.exception("an answer failed")
         raise problem("The model failed; the log of the server has the reason.") from error
     yield said, speed(answer, time.perf_counter() - asked)
+
+
+async def _submit(
+    engine: Engine, messages: list[dict[str, Any]], sampling: Sampling, seconds: float
+) -> Answer:
+    """The answer begun. Whoever stops waiting for that leaves no answer behind that nobody reads."""
+    begun = asyncio.ensure_future(to_thread.run_sync(engine.submit, messages, sampling, seconds))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        begun.add_done_callback(_forget)
+        raise
+
+
+def _forget(begun: "asyncio.Future[Answer]") -> None:
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result().cancel()
 
 
 async def _pieces(answer: Answer) -> AsyncGenerator[Piece]:
@@ -153,5 +181,5 @@ def speed(answer: Answer, seconds: float) -> str:
     """Tokens, and tokens a second from the question on: reading it and looking at its pictures are in it."""
     usage, rate = answer.usage, answer.usage.completion_tokens / seconds
     question = f"the question had {usage.prompt_tokens}, {usage.cached_tokens} of them known from before"
-    cut = "; cut: the longest answer, or no room for more" if answer.finish_reason == "length" else ""
+    cut = _CUT.get(answer.finish_reason or "", "")
     return f"{rate:.1f} tokens/s ({usage.completion_tokens} in {seconds:.2f} s; {question}){cut}"
