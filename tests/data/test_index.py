@@ -9,6 +9,7 @@ from tests.data.tiny import caption_tar, qa_row, write_lines
 from open_owl.data.cache import built_once
 from open_owl.data.conversation import Refused
 from open_owl.data.index import IndexedRows, OpenFiles, index_file
+from open_owl.data.mixture import SourceSettings
 from open_owl.data.rows import RawRow
 
 
@@ -63,6 +64,22 @@ def test_places_are_in_the_users_words(tmp_path):
     expected = ["rows.jsonl:2", "rows.jsonl:4", "b.tar:000000000", "b.tar:000000001"]
     assert places(lines, empty, tar) == expected
     assert index_file(empty).broken[0][0] == "broken_tar"
+
+
+def test_a_link_to_a_data_file_is_read_as_what_it_is_called(tmp_path):
+    """A snapshot of the Hub's cache is links to files that are named by their digests."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    (blobs / "5e1f").write_text(json.dumps([{"image": "a.png", "caption": "A cup."}] * 2))
+    (snapshot / "train.json").symlink_to("../../blobs/5e1f")
+    index = index_file(snapshot / "train.json")
+    assert (index.rows, index.broken) == (2, ())
+    raw, file = IndexedRows([index], OpenFiles()).read(1)
+    assert isinstance(raw, RawRow)
+    assert raw.place == "train.json:2"
+    row = SourceSettings(path=str(snapshot / "train.json")).read(raw, file)
+    assert [image.source for image in row.images] == [snapshot / "a.png"]
 
 
 def test_an_array_that_cannot_be_read_has_no_rows_and_a_reason(tmp_path):

@@ -179,6 +179,17 @@ def test_a_source_is_converted_once_and_again_when_it_changed(tmp_path, cache):
     assert prepare(str(file)).rows == 2
 
 
+def test_links_to_one_file_have_each_the_pictures_of_their_own_folder(tmp_path):
+    row = {"image": {"bytes": None, "path": "a.png"}, "caption": "A cup."}
+    write(tmp_path / "5e1f", [row])
+    for name, colour in [("red", (255, 0, 0)), ("blue", (0, 0, 255))]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(encoded(picture(name)))
+        (tmp_path / name / "rows.parquet").symlink_to("../5e1f")
+        (image,) = the_only(tmp_path / name / "rows.parquet").images
+        assert image.open("x").getpixel((0, 0)) == colour
+
+
 def test_a_killed_conversion_leaves_nothing_that_looks_complete(tmp_path):
     write(tmp_path / "rows.parquet", [{"image": image(), "caption": f"{number}"} for number in range(3000)])
     out = tmp_path / "out"

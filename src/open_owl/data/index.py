@@ -59,7 +59,8 @@ class FileIndex:
 
 def index_file(file: DataFile) -> FileIndex:
     """Index a .jsonl, .json or .tar file, or find its index in the cache. Raises OSError."""
-    file = file.resolve() if isinstance(file, Path) else file
+    # A link keeps its own name and folder: what it leads to in the Hub's cache has no suffix and no pictures.
+    file = file.absolute() if isinstance(file, Path) else file
     key, content = _digests(file)
     folder = built_once(cache_folder() / "data" / key, lambda folder: _build(file, folder))
     meta = json.loads((folder / "meta.json").read_text())

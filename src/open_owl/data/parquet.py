@@ -76,7 +76,7 @@ def identity(file: ParquetFile) -> str:
     """What changes when the file does: where it is, its size, and its tag or time of change."""
     if isinstance(file, Path):
         status = file.stat()
-        return f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        return f"{file.absolute()} {status.st_size} {status.st_mtime_ns}"
     if isinstance(file, RemoteFile):
         return f"{file} {file.info()}"
     filesystem, path = _fsspec(file.url)
