@@ -114,6 +114,35 @@ def test_a_literal_placeholder_inside_a_text_part_is_text():
     assert said(row)[0] == ("user", ("What does <image> mean?",))
 
 
+def parts_of(answer: str, *question: dict) -> list[dict]:
+    answered = [{"type": "text", "text": answer}]
+    return [{"role": "user", "content": list(question)}, {"role": "assistant", "content": answered}]
+
+
+def test_media_of_a_row_of_parts_that_no_part_shows_are_refused():
+    text, shown = {"type": "text", "text": "<image>\nWhat?"}, {"type": "image", "path": "a.jpg"}
+    error = refused({"images": ["a.jpg"], "messages": parts_of("A cup.", text)})
+    assert error.reason == "image_count"
+    assert "1 images that no part of the messages shows in rows.jsonl:817" in str(error)
+    strings = [{"role": "user", "content": "<image>\nWhat?"}, parts_of("A cup.")[1]]
+    assert refused({"images": ["a.jpg"], "messages": strings}).reason == "image_count"
+    both = {"images": ["a.jpg", "b.jpg"], "messages": parts_of("A cup.", shown, text)}
+    assert refused(both).reason == "image_count"
+    assert refused({"video": "a.mp4", "messages": parts_of("Rain.", text)}).reason == "video_count"
+    named = read({"images": ["a.jpg"], "messages": parts_of("A cup.", shown)})
+    assert said(named)[0] == ("user", (HERE / "a.jpg",))
+
+
+def test_a_member_of_a_sample_that_no_part_shows_is_refused():
+    text, shown = {"type": "text", "text": "What?"}, {"type": "image", "path": "x.0.jpg"}
+    frames = {"type": "video", "video": ["x.0.jpg", "x.1.jpg"]}
+    sample = {"0.jpg": b"first", "1.jpg": b"second"}
+    assert refused({"messages": parts_of("A cup.", text)}, sample).reason == "image_count"
+    assert refused({"messages": parts_of("A cup.", shown, text)}, sample).reason == "image_count"
+    assert refused({"messages": parts_of("A cup.", text)}, {"mp4": b"film"}).reason == "video_count"
+    assert read({"messages": parts_of("A cup.", frames)}, sample).videos == [Video([b"first", b"second"])]
+
+
 def test_alpaca_rows_join_instruction_and_input():
     row = read({"instruction": "Use the past tense", "input": "shudder", "output": "She shuddered."})
     assert said(row) == [("user", ("Use the past tense\nshudder",)), ("assistant", ("She shuddered.",))]

@@ -129,7 +129,7 @@ def _messages(row: dict, media: MediaSource, place: str) -> Conversation:
     if any(m.get("tool_calls") or m.get("function_call") for m in messages):
         raise _tool_turns(place)
     if any(isinstance(m.get("content"), list) for m in messages):
-        return _from_parts(messages, media, place)
+        return _from_parts(messages, row, media, place)
     return _from_placeholders([(m.get("role"), m.get("content")) for m in messages], row, media, place)
 
 
@@ -196,8 +196,8 @@ def _caption_member(media: MediaSource, place: str) -> str:
 
 def _pair_media(row: dict, media: MediaSource, place: str) -> Part:
     """The one picture, or video, of a caption pair."""
-    members: list[Part] = [Image(data) for data in members_with(PICTURE_EXTENSIONS, media)]
-    members += [Video(data) for data in members_with(VIDEO_EXTENSIONS, media)]
+    images, videos = _members_of(media)
+    members = images + videos
     for key in ("image", "image_path", "file_name", "video"):
         if row.get(key) and not members:
             reader = video_of if key == "video" else image_of
@@ -211,11 +211,7 @@ def _from_placeholders(
     said: list[tuple[Any, Any]], row: dict, media: MediaSource, place: str
 ) -> Conversation:
     """Turns whose text says `<image>` and `<video>` where the row's pictures and videos belong, in order."""
-    images: list[Part] = [image_of(one, media, place) for one in _field(row, "image", "images")]
-    videos: list[Part] = [video_of(one, media, place) for one in _field(row, "video", "videos")]
-    if not _has_media(row):
-        images = [Image(data) for data in members_with(PICTURE_EXTENSIONS, media)]
-        videos = [Video(data) for data in members_with(VIDEO_EXTENSIONS, media)]
+    images, videos = _media_of(row, media, place) if _has_media(row) else _members_of(media)
     # `<video>` is a word of HTML too: it holds a place only where the row has videos.
     pattern = r"(<image>|<\|video\|>|<video>)" if videos else r"(<image>|<\|video\|>)"
     system, rest = _split_system([(role, _string(text, "a turn", place)) for role, text in said], place)
@@ -235,7 +231,7 @@ def _from_placeholders(
     return conversation_of(system, turns, place)
 
 
-def _from_parts(messages: list[dict], media: MediaSource, place: str) -> Conversation:
+def _from_parts(messages: list[dict], row: dict, media: MediaSource, place: str) -> Conversation:
     """Messages whose content is a list of parts; pictures and videos stand where they belong."""
     said: list[tuple[Any, Any]] = [
         (m.get("role"), tuple(_parts(m.get("content"), media, place))) for m in messages
@@ -243,8 +239,29 @@ def _from_parts(messages: list[dict], media: MediaSource, place: str) -> Convers
     system, rest = _split_system(said, place)
     if any(not isinstance(p, Text) for role, parts in rest if role == "assistant" for p in parts):
         raise Refused("media_in_answer", "an answer holds a picture or video", place)
+    _refuse_media_without_part([part for _, parts in rest for part in parts], row, media, place)
     system_text = "\n".join(p.text for p in system if isinstance(p, Text)) if system else None
     return conversation_of(system_text, [Turn(role, parts) for role, parts in rest], place)
+
+
+def _refuse_media_without_part(parts: list[Part], row: dict, media: MediaSource, place: str) -> None:
+    """Whatever the row names, or lies beside it in the tar, must be shown by one of the parts."""
+    shown = _sources(parts)
+    images, videos = (
+        [*named, *members]
+        for named, members in zip(_media_of(row, media, place), _members_of(media), strict=True)
+    )
+    for kind, given in (("image", images), ("video", videos)):
+        count = sum(source not in shown for source in _sources(given))
+        if count:
+            detail = f"{count} {kind}s that no part of the messages shows"
+            raise Refused(f"{kind}_count", detail, place, f"give each {kind} a part, or drop it")
+
+
+def _sources(parts: list[Part]) -> list[Any]:
+    """What each picture and video would be opened from; of a video that is frames, each of them."""
+    found: list[Any] = [part.source for part in parts if not isinstance(part, Text)]
+    return [one for source in found for one in (source if isinstance(source, list) else [source])]
 
 
 def _parts(content: Any, media: MediaSource, place: str) -> list[Part]:
@@ -310,6 +327,18 @@ def _field(row: dict, *keys: str) -> list[Any]:
 
 def _has_media(row: dict) -> bool:
     return bool(_field(row, "image", "images", "video", "videos"))
+
+
+def _media_of(row: dict, media: MediaSource, place: str) -> tuple[list[Part], list[Part]]:
+    """The pictures and videos that a row names."""
+    images: list[Part] = [image_of(one, media, place) for one in _field(row, "image", "images")]
+    return images, [video_of(one, media, place) for one in _field(row, "video", "videos")]
+
+
+def _members_of(media: MediaSource) -> tuple[list[Part], list[Part]]:
+    """The pictures and videos of a tar sample."""
+    images: list[Part] = [Image(data) for data in members_with(PICTURE_EXTENSIONS, media)]
+    return images, [Video(data) for data in members_with(VIDEO_EXTENSIONS, media)]
 
 
 def _check_count(given: int, places: int, kind: str, place: str) -> None:
