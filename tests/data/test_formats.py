@@ -158,6 +158,35 @@ def test_a_tag_in_a_row_of_text_alone_is_text():
     assert said(words)[0] == ("user", ("What is <video>?",))
 
 
+def test_alpaca_rows_in_a_tar_show_the_pictures_of_their_sample():
+    row, sample = {"instruction": "<image>\nWhat?", "output": "A cup."}, {"jpg": b"picture"}
+    assert said(read(row, sample))[0] == ("user", (b"picture", "What?"))
+    assert refused({**row, "instruction": "What?"}, sample).reason == "image_count"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"input": "[|Human|] <image> What?\n[|AI|] A cup."},
+        {"instruction": "<image> What?", "instances": [{"input": "", "output": "A cup."}]},
+    ],
+    ids=["baize", "self_instruct"],
+)
+def test_a_picture_in_a_format_of_text_alone_is_refused(row):
+    assert read(row, {}).answers == ["A cup."]
+    error = refused(row, {"jpg": b"picture"})
+    assert error.reason == "media_in_text"
+    assert "write the row as `conversations`" in str(error)
+    assert refused({**row, "image": "a.jpg"}).reason == "media_in_text"
+
+
+def test_whichever_instance_is_drawn_must_be_one():
+    row = {"instruction": "Do", "instances": [{"output": "A"}, "B"]}
+    assert refused(row).reason == "bad_row"
+    row = {"instruction": "Do", "instances": [{"output": "A", "image": "a.jpg"}]}
+    assert refused(row).reason == "media_in_text"
+
+
 def test_baize_rows_are_cut_at_their_markers():
     text = "The conversation between human and AI.\n[|Human|] Hi!\n[|AI|] Hello.\nHow are you?\n[|Human|] "
     row = read({"topic": "x", "input": text})

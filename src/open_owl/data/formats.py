@@ -106,7 +106,7 @@ def read_row(
     if format == "captions":
         return _captions(row, media, place, captions or CaptionSettings(), draw)
     if format == "self_instruct":
-        return _self_instruct(row, place, draw)
+        return _self_instruct(row, media, place, draw)
     readers: dict[str, Callable[[dict, MediaSource, str], Conversation]] = {
         "conversations": _conversations,
         "messages": _messages,
@@ -142,7 +142,7 @@ def _alpaca(row: dict, media: MediaSource, place: str) -> Conversation:
             raise Refused("bad_row", "`history` is not a list of pairs", place)
         said += [("user", pair[0]), ("assistant", pair[1])]
     said += [("user", question), ("assistant", _text(row, "output", place))]
-    if _has_media(row):
+    if _has_media(row) or any(_members_of(media)):
         return _from_placeholders([("system", row.get("system")), *said], row, media, place)
     turns = [
         Turn(_turn_role(role, place), text_parts(_string(text, "history", place))) for role, text in said
@@ -152,6 +152,7 @@ def _alpaca(row: dict, media: MediaSource, place: str) -> Conversation:
 
 def _baize(row: dict, media: MediaSource, place: str) -> Conversation:
     """`input` with [|Human|] and [|AI|] before each turn; what stands before the first is left out."""
+    _refuse_media(row, media, "baize", place)
     turns = _marked_turns(_text(row, "input", place), r"\[\|(Human|AI)\|\]")[1]
     return conversation_of(None, [Turn(role, text_parts(text)) for role, text in turns], place)
 
@@ -163,12 +164,15 @@ def _released(row: dict, media: MediaSource, place: str) -> Conversation:
     return _from_placeholders([*said, *turns], row, media, place)
 
 
-def _self_instruct(row: dict, place: str, draw: int) -> Conversation:
+def _self_instruct(row: dict, media: MediaSource, place: str, draw: int) -> Conversation:
     """`instruction` and `instances` of `input` and `output`, one of which is taken."""
     instances = row.get("instances")
-    if not isinstance(instances, list) or not instances or not isinstance(instances[0], dict):
+    if not isinstance(instances, list) or not instances or not all(isinstance(i, dict) for i in instances):
         raise Refused("bad_row", "`instances` is not a list of objects", place)
-    return _alpaca({"instruction": row.get("instruction"), **instances[draw % len(instances)]}, {}, place)
+    instance = instances[draw % len(instances)]
+    for part in (row, instance):
+        _refuse_media(part, media, "self_instruct", place)
+    return _alpaca({"instruction": row.get("instruction"), **instance}, {}, place)
 
 
 def _captions(row: dict, media: MediaSource, place: str, how: CaptionSettings, draw: int) -> Conversation:
@@ -339,6 +343,13 @@ def _members_of(media: MediaSource) -> tuple[list[Part], list[Part]]:
     """The pictures and videos of a tar sample."""
     images: list[Part] = [Image(data) for data in members_with(PICTURE_EXTENSIONS, media)]
     return images, [Video(data) for data in members_with(VIDEO_EXTENSIONS, media)]
+
+
+def _refuse_media(row: dict, media: MediaSource, format: Format, place: str) -> None:
+    """For formats that have no way to say where a picture belongs."""
+    if _has_media(row) or any(_members_of(media)):
+        detail = f"a picture or video in a row of `{format}`, which is for text alone"
+        raise Refused("media_in_text", detail, place, "write the row as `conversations`")
 
 
 def _check_count(given: int, places: int, kind: str, place: str) -> None:
