@@ -258,6 +258,12 @@ def test_a_webdataset_sample_may_hold_a_conversation_over_its_pictures():
         read_row({**row, "images": ["x.1.jpg", "x.2.jpg"]}, None, sample, "a.tar:1")
 
 
+def test_pictures_of_a_sample_come_in_the_order_of_their_numbers():
+    sample = {f"{number}.jpg": b"%d" % number for number in (10, 11, *range(10))}
+    row = read({"conversations": chat("<image>" * 12 + " Which?", "None.")}, sample)
+    assert [image.source for image in row.images] == [b"%d" % number for number in range(12)]
+
+
 def test_media_that_are_no_files_of_this_machine_are_refused():
     assert refused({"image": "https://x.org/a.jpg", "caption": "A"}).reason == "remote_media"
     assert refused({"image": {"bytes": None}, "caption": "A"}).reason == "bad_media"

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,10 +47,16 @@ def list_of(value: Any) -> list[Any]:
 
 
 def members_with(extensions: tuple[str, ...], media: MediaSource) -> list[bytes]:
-    """A tar sample's members with one of these extensions (`jpg`, or `0.jpg`, `1.jpg`), in order of name."""
+    """A tar sample's members with one of these extensions (`jpg`, or `2.jpg`, `10.jpg`), in order of name,
+    numbers by their value."""
     if not isinstance(media, Mapping):
         return []
-    return [media[name] for name in sorted(media) if name.lower().rsplit(".", 1)[-1] in extensions]
+    names = sorted(media, key=_with_padded_numbers)
+    return [media[name] for name in names if name.lower().rsplit(".", 1)[-1] in extensions]
+
+
+def _with_padded_numbers(name: str) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name)
 
 
 def _source(reference: Any, media: MediaSource, place: str, kind: str) -> DataFile | bytes:
