@@ -79,6 +79,7 @@ LAYOUTS = {
         "images": [image()],
         "messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A cup."}],
     },
+    "released": {"image": [image()], "text": "Be kind.\nHuman: <image>\nHuman: What?\nAI: A cup."},
     "texts": {"images": [image()], "texts": [{"user": "What?", "assistant": "A cup.", "source": "x"}]},
 }  # fmt: skip
 
@@ -89,6 +90,11 @@ def test_each_layout_of_columns_is_read_as_a_conversation(tmp_path, name):
     assert row.answers == ["A cup."]
     assert [one.open("x").getpixel((0, 0)) for one in row.images] == [(255, 0, 0)]
     assert row.place == "00000.tar:00000-rows-000000001"
+
+
+def test_a_dialogue_of_the_released_format_in_a_column_is_no_caption(tmp_path):
+    row = the_only(write(tmp_path / "rows.parquet", [LAYOUTS["released"]]))
+    assert (row.system, row.turns[0].text) == ("Be kind.", "What?")
 
 
 def test_pictures_keep_their_order_and_their_bytes(tmp_path):

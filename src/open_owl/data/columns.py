@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .conversation import Refused
+from .formats import is_released_text
 from .media import list_of
 from .storage import DataFile
 
@@ -176,7 +177,12 @@ def _filled_parts(messages: list[Any], images: list[str], place: str) -> list[An
 
 
 def _name_caption(row: dict[str, Any], has_media: bool) -> None:
-    """The column that holds the caption of a picture gets the name that the format has for it."""
+    """The column that holds the caption of a picture gets the name that the format has for it.
+
+    A dialogue of the released format keeps its own.
+    """
+    if is_released_text(row.get("text")):
+        return
     name = next((name for name in _CAPTION_COLUMNS if name in row), None)
     if has_media and name is not None:
         value = row.pop(name)

@@ -34,6 +34,7 @@ _ROLES = {
 
 
 _CAPTION_MEMBERS = ("txt", "caption")
+_RELEASED_TURN = re.compile(r"^(Human|AI):", re.MULTILINE)
 
 
 class CaptionSettings(BaseModel):
@@ -68,7 +69,7 @@ def detect_format(row: Any, place: str, media: MediaSource = Path()) -> Format:
         return "alpaca"
     if "[|Human|]" in str(row.get("input")):
         return "baize"
-    if re.search(r"^(Human|AI):", str(row.get("text")), re.MULTILINE):
+    if is_released_text(row.get("text")):
         return "released"
     if keys & {"caption", "captions"} or (
         isinstance(media, Mapping) and not media.keys().isdisjoint(_CAPTION_MEMBERS)
@@ -76,6 +77,11 @@ def detect_format(row: Any, place: str, media: MediaSource = Path()) -> Format:
         return "captions"
     found = ", ".join(sorted(map(str, keys))) or "no keys"
     raise Refused("unknown_format", f"no known format has these keys: {found}", place, "see docs/data.md")
+
+
+def is_released_text(text: Any) -> bool:
+    """Whether this is a dialogue of the released format, and no caption."""
+    return isinstance(text, str) and _RELEASED_TURN.search(text) is not None
 
 
 def read_row(

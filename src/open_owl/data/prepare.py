@@ -26,7 +26,7 @@ from .storage import DataFile, is_remote, local_or_remote
 _SHARD_BYTES = 512 << 20
 _SHARD_ROWS = 10_000
 _SUMMARY = "prepared.meta"
-_VERSION = "1"  # of what conversion makes of a row
+_VERSION = "2"  # of what conversion makes of a row
 
 Progress = Callable[[float], None]
 
