@@ -86,7 +86,7 @@ def check(
 ) -> None:
     """Read every row, decode every picture, and list what training would refuse.
 
-    The exit status is 1 when a row was refused.
+    The exit status is 1 when a row was refused, or a source holds none.
 
     \b
     Example:
@@ -102,6 +102,11 @@ def check(
     if report.refusals.total:
         console.print(f"\n[bold red]{report.refusals.total:,} of {report.refusals.rows:,} rows refused[/]")
         console.print(report.refusals.report(), markup=False, highlight=False, soft_wrap=True)
+    for path in report.empty:
+        console.print(
+            f"\n{path} holds no row", style="bold red", markup=False, highlight=False, soft_wrap=True
+        )
+    if not report.is_good:
         raise typer.Exit(1)
     console.print("\n[bold green]no row refused[/]")
 

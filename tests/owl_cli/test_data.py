@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from tests.data.tiny import byte_processor, caption_tar, qa_row, write_lines, write_tar
+from tests.data.tiny import byte_processor, caption_tar, encoded, picture, qa_row, write_lines, write_tar
 from typer.testing import CliRunner
 
 from owl_cli.data import data_app
@@ -54,6 +54,32 @@ def test_a_file_that_is_no_data_at_all_is_a_refusal_and_no_crash(tmp_path):
         assert result.exit_code == 1
         assert isinstance(result.exception, SystemExit)
         assert "refused" in told
+
+
+def test_what_the_conversion_of_parquet_refused_is_listed_too(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [
+        {"image": {"bytes": encoded(picture()), "path": None}, "caption": "A cup."},
+        {"image": {"bytes": None, "path": "absent.png"}, "caption": "A cup."},
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    result, told = check(tmp_path / "rows.parquet")
+    assert result.exit_code == 1
+    assert "1 of 2 rows refused" in told
+    assert "image_missing: 1" in told
+    assert "in rows.parquet:2" in told
+
+
+def test_a_file_without_rows_ends_with_status_1_as_training_would_not_begin(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    rows = write_lines(tmp_path / "rows.jsonl", [qa_row(1)])
+    result, told = check(rows, tmp_path / "empty.jsonl")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'empty.jsonl'} holds no row" in told
+    assert f"{rows} holds no row" not in told
+    assert "no row refused" not in told
 
 
 def test_with_a_model_tokens_are_counted_and_long_rows_refused(tmp_path, monkeypatch):

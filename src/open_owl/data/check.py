@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from .conversation import Conversation, Refused
 from .encode import count_tokens
 from .formats import detect_format
 from .mixture import SourceSettings
+from .prepare import what_was_refused
 from .refusals import Refusals
 from .rows import TAR, RawRow, raw_rows
 from .storage import DataFile
@@ -26,6 +27,7 @@ class Report:
     """What a check found.
 
     lengths: of each good conversation, in `unit`: tokens with a processor, else words.
+    empty: sources without any row, which training would not begin with.
     """
 
     unit: str
@@ -37,6 +39,11 @@ class Report:
     formats: Counter[str] = field(default_factory=Counter)
     lengths: list[int] = field(default_factory=list)
     refusals: Refusals = field(default_factory=Refusals)
+    empty: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return not self.refusals.total and not self.empty
 
     def percentile(self, percent: float) -> int:
         """The length that this share of the conversations does not exceed (nearest rank)."""
@@ -69,6 +76,7 @@ def check_sources(
     """
     report = Report("words" if processor is None else "tokens")
     for source in sources:
+        before = report.refusals.rows
         for file in source.files():
             for raw in raw_rows(file):
                 try:
@@ -80,6 +88,11 @@ def check_sources(
                     report.refusals.refuse(refused.reason, str(refused), str(file))
                 if isinstance(raw, RawRow):
                     on_bytes(len(raw.json or b"") + sum(map(len, raw.members.values())))
+        # Those that could be converted have been read, and counted, as rows of the converted files.
+        unconverted = what_was_refused(source.path, source.media_folder)
+        report.refusals.include(replace(unconverted, rows=unconverted.total, in_a_row=0))
+        if report.refusals.rows == before:
+            report.empty.append(source.path)
     return report
 
 
