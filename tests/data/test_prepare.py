@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.data.readers import rest, streams
-from tests.data.tiny import encoded, picture, qa_row, write_lines
+from tests.data.tiny import caption_tar, encoded, picture, qa_row, write_lines
 from typer.testing import CliRunner
 
 from open_owl.data.conversation import Conversation, Refused
@@ -167,6 +167,27 @@ def test_pictures_at_web_addresses_are_to_be_downloaded_first(tmp_path):
     file = write(tmp_path / "laion.parquet", [{"URL": "https://example.org/a.jpg", "TEXT": "a"}])
     with pytest.raises(ValueError, match="img2dataset"):
         prepare(str(file))
+
+
+def test_a_folder_that_img2dataset_wrote_is_its_tars(tmp_path):
+    caption_tar(tmp_path / "00000.tar", 2)
+    write(tmp_path / "00000.parquet", [{"url": "https://example.org/a.jpg", "caption": "a", "key": "0"}])
+    (tmp_path / "00000_stats.json").write_text('{"count": 2}')
+    assert [row.answers for row in conversations(tmp_path) if isinstance(row, Conversation)] == [
+        ["caption 0"],
+        ["caption 1"],
+    ]
+    assert not prepare(str(tmp_path)).refusals.total
+
+
+@pytest.mark.parametrize("other", ["b.jsonl", "b.tar"])
+def test_parquet_and_other_data_files_in_one_folder_are_to_be_named_apart(tmp_path, other):
+    write(tmp_path / "a.parquet", [qa_row(0)])
+    (tmp_path / other).write_text("")
+    complaint = rf"Parquet \(a.parquet\) and other data files \({other}\); name each kind .*\*.parquet, "
+    with pytest.raises(ValueError, match=complaint):
+        conversations(tmp_path)
+    assert answers(f"{tmp_path}/*.parquet") == ["answer 0"]
 
 
 def test_bytes_that_are_no_picture_are_left_out_and_named(tmp_path):

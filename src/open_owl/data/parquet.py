@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .conversation import Refused
+from .rows import TAR, files_in
 from .storage import DataFile, RemoteFile, file_size, is_remote, open_file, remote_files
 
 PARQUET = ".parquet"
@@ -43,11 +44,26 @@ ParquetFile = DataFile | HubFile
 
 
 def is_parquet(path: str) -> bool:
-    """Whether a source has to be converted: it names Parquet files, or is on the Hub."""
+    """Whether a source has to be converted: it names Parquet files, or is on the Hub.
+
+    Raises:
+        ValueError: a folder holds Parquet and other data files, of which only one kind would be read.
+    """
     if is_remote(path) or path.endswith(PARQUET):
         return path.endswith(PARQUET)
     folder = Path(path).expanduser()
-    return "://" in path or (folder.is_dir() and any(folder.glob("*" + PARQUET)))
+    if "://" in path or not folder.is_dir():
+        return "://" in path
+    # What img2dataset writes beside each tar is a table of its rows, which are in the tar.
+    tables = [file for file in sorted(folder.glob("*" + PARQUET)) if not file.with_suffix(TAR).exists()]
+    others = files_in(folder)
+    if tables and others:
+        patterns = f"{path}/*{PARQUET}, {path}/*{others[0].suffix}"
+        raise ValueError(
+            f"{path} holds Parquet ({tables[0].name}) and other data files ({others[0].name}); "
+            f"name each kind as a source of its own, by a pattern: {patterns}"
+        )
+    return bool(tables)
 
 
 def parquet_files(path: str) -> list[ParquetFile]:

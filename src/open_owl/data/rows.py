@@ -67,7 +67,7 @@ def data_files(path: str | Path) -> list[DataFile]:
         return [_known(file) for file in files]
     root = Path(path).expanduser()
     if root.is_dir():
-        files = [file for kind in SUFFIXES for file in sorted(root.glob("*" + kind))]
+        files = [*files_in(root)]
         if not files:
             raise ValueError(f"{path} holds no {TAR}, {LINES} or {ARRAY} file")
         return files
@@ -79,6 +79,16 @@ def data_files(path: str | Path) -> list[DataFile]:
     if not files:
         raise ValueError(f"{path} does not exist")
     return [_known(file) for file in files]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The data files in a folder, not below.
+
+    img2dataset's count of what it downloaded, 00000_stats.json beside 00000.tar, is none.
+    """
+    files = [file for kind in SUFFIXES for file in sorted(folder.glob("*" + kind))]
+    counts = {file.with_name(f"{file.stem}_stats{ARRAY}") for file in files if file.suffix == TAR}
+    return [file for file in files if file not in counts]
 
 
 def _known(file: DataFile) -> DataFile:
