@@ -17,6 +17,7 @@ from .media import (
     PICTURE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     MediaSource,
+    Sample,
     image_of,
     list_of,
     members_with,
@@ -109,6 +110,7 @@ def read_row(
     format = format or detect_format(row, place, media)
     if not isinstance(row, dict):
         raise Refused("bad_row", f"the row is a {type(row).__name__}, not a JSON object", place)
+    media = Sample(media) if isinstance(media, Mapping) else media
     if format == "captions":
         return _captions(row, media, place, captions or CaptionSettings(), draw)
     if format == "self_instruct":

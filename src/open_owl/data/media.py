@@ -16,6 +16,17 @@ PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
 
 
+class Sample(dict[str, bytes]):
+    """The members of a WebDataset sample by extension, while one row is read.
+
+    named: by which name the row has asked for each, so that two names do not become one picture.
+    """
+
+    def __init__(self, members: Mapping[str, bytes]):
+        super().__init__(members)
+        self.named: dict[str, str] = {}
+
+
 def folder_of(file: DataFile, media_folder: str | None) -> DataFile:
     """What the names in a file's rows are relative to."""
     return file.parent if media_folder is None else local_or_remote(media_folder)
@@ -81,11 +92,15 @@ def _source(reference: Any, media: MediaSource, place: str, kind: str) -> DataFi
 
 def _member(name: str, media: Mapping[str, bytes], place: str, kind: str) -> bytes:
     """A sample's member by name: `0007.jpg`, `images/0007.jpg` and `jpg` all mean the member `jpg`."""
-    base = name.rsplit("/", 1)[-1]
-    extension = base.split(".", 1)[-1]
-    if extension not in media:
+    base = name.rsplit("/", 1)[-1].lower()
+    extension = next((one for one in (base.split(".", 1)[-1], base) if one in media), None)
+    if extension is None:
         detail = f"{kind} {name!r} is not in the sample, which holds {', '.join(sorted(media))}"
         raise Refused(f"{kind}_missing", detail, place)
+    named = media.named.setdefault(extension, name) if isinstance(media, Sample) else name
+    if named.lower() != name.lower():
+        detail = f"{named!r} and {name!r} would both be the member {extension} of the sample"
+        raise Refused(f"{kind}_missing", detail, place, "name the members as the tar does")
     return media[extension]
 
 

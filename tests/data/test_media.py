@@ -1,0 +1,37 @@
+"""The members of a tar sample under the names that rows have for them."""
+
+import pytest
+from tests.data.tiny import write_tar
+
+from open_owl.data.conversation import Conversation, Refused
+from open_owl.data.formats import read_row
+from open_owl.data.rows import RawRow, raw_rows
+
+
+def asked(names: list[str], sample: dict[str, bytes]) -> Conversation:
+    """A row that names these pictures of its sample."""
+    said = [
+        {"from": "human", "value": "<image>" * len(names) + " What?"},
+        {"from": "gpt", "value": "A cup."},
+    ]
+    return read_row({"images": names, "conversations": said}, None, sample, "a.tar:0007")
+
+
+def test_a_member_is_found_whatever_the_case_of_its_extension(tmp_path):
+    (raw,) = raw_rows(write_tar(tmp_path / "a.tar", [("0007.JPG", b"picture")]))
+    assert isinstance(raw, RawRow)
+    for name in ("0007.JPG", "0007.jpg", "images/0007.Jpg", "JPG"):
+        assert [image.source for image in asked([name], dict(raw.members)).images] == [b"picture"]
+
+
+def test_a_member_may_be_named_by_its_extension_of_two_parts():
+    sample = {"0.jpg": b"first", "1.jpg": b"second"}
+    for names in (["0.jpg", "1.jpg"], ["0007.0.jpg", "0007.1.jpg"]):
+        assert [image.source for image in asked(names, sample).images] == [b"first", b"second"]
+
+
+def test_two_names_do_not_become_one_picture():
+    with pytest.raises(Refused, match=r"'a.jpg' and 'b.jpg' would both be the member jpg of the") as info:
+        asked(["a.jpg", "b.jpg"], {"jpg": b"picture"})
+    assert info.value.reason == "image_missing"
+    assert len(asked(["a.jpg", "a.jpg"], {"jpg": b"picture"}).images) == 2
