@@ -5,6 +5,7 @@ from tests.data.tiny import byte_processor, caption_tar, encoded, picture, qa_ro
 from typer.testing import CliRunner
 
 from owl_cli.data import data_app
+from owl_cli.main import main
 
 RUNNER = CliRunner()
 
@@ -98,7 +99,10 @@ def test_a_limit_of_tokens_without_a_model_is_a_wrong_option(tmp_path):
     assert "--model" in told
 
 
-def test_a_missing_file_is_told_before_anything_is_read(tmp_path):
-    result, _ = check(tmp_path / "absent.jsonl")
-    with pytest.raises(ValueError, match=r"absent.jsonl does not exist"):
-        raise result.exception
+def test_a_missing_file_is_told_in_a_line_before_anything_is_read(tmp_path, monkeypatch, capfd):
+    absent = tmp_path / "absent.jsonl"
+    monkeypatch.setattr("sys.argv", ["owl", "data", "check", str(absent)])
+    with pytest.raises(SystemExit) as info:
+        main()
+    assert info.value.code == 1
+    assert capfd.readouterr() == ("", f"owl: path: {absent} does not exist\n")

@@ -3,6 +3,7 @@ import json
 import pytest
 from transformers import AutoConfig
 
+from open_owl.data.mixture import MixtureSettings
 from owl_cli import errors
 from owl_cli.errors import message_for_the_user
 
@@ -32,6 +33,18 @@ def test_a_value_error_of_ours_is_a_message_and_one_of_a_library_is_a_defect(mon
     assert message_for_the_user(error) is None
     monkeypatch.setattr(errors, "OURS", ("json",))
     assert message_for_the_user(error) == str(error)
+
+
+def test_settings_of_ours_that_are_refused_are_told_with_their_keys(tmp_path, monkeypatch) -> None:
+    sources = [str(tmp_path / "absent.jsonl"), {"path": str(tmp_path), "weight": -1}]
+    error = caught(MixtureSettings.model_validate, {"sources": sources})
+    assert message_for_the_user(error) is None
+    monkeypatch.setattr(errors, "OURS", ("tests",))
+    assert message_for_the_user(error) == (
+        f"sources.0.path: {tmp_path}/absent.jsonl does not exist; "
+        f"sources.1.path: {tmp_path} holds no .tar, .jsonl or .json file; "
+        "sources.1.weight: Input should be greater than 0"
+    )
 
 
 def test_a_folder_of_no_known_model_is_a_message(tmp_path) -> None:
