@@ -206,6 +206,14 @@ def test_a_source_is_converted_once_and_again_when_it_changed(tmp_path, cache):
     assert prepare(str(file)).rows == 2
 
 
+@pytest.mark.parametrize("stem", ["a" * 100, "ü" * 120])
+def test_a_parquet_file_may_have_a_long_name(tmp_path, stem):
+    rows = [{"image": image(), "caption": f"{number}"} for number in range(3)]
+    found = conversations(write(tmp_path / f"{stem}.parquet", rows))
+    assert [row.answers for row in found if isinstance(row, Conversation)] == [["0"], ["1"], ["2"]]
+    assert [row.place for row in found][2] == f"00000.tar:00000-{stem}-000000003"
+
+
 def test_links_to_one_file_have_each_the_pictures_of_their_own_folder(tmp_path):
     row = {"image": {"bytes": None, "path": "a.png"}, "caption": "A cup."}
     write(tmp_path / "5e1f", [row])

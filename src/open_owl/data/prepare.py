@@ -198,7 +198,8 @@ class _TarShards(_Shards):
         for extension, data in {ARRAY[1:]: row, **members}.items():
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(data)
-            stream.write(info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+            header = info.tobuf(tarfile.GNU_FORMAT)  # has room for a name of any length
+            stream.write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
 
 def _write_summary(prepared: Prepared, folder: Path) -> None:
