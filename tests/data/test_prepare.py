@@ -140,6 +140,22 @@ def test_what_cannot_be_converted_is_refused_and_the_stream_counts_it(tmp_path):
     assert len(rest(stream)) == 2
 
 
+def test_what_is_no_picture_file_or_too_large_is_not_read_into_a_tar(tmp_path, monkeypatch):
+    monkeypatch.setattr("open_owl.data.conversation.MAX_MEDIA_BYTES", 2000)
+    (tmp_path / "large.png").write_bytes(bytes(2001))
+    (tmp_path / "small.png").write_bytes(encoded(picture()))
+    os.mkfifo(tmp_path / "pipe.png")
+    names = ["small.png", "large.png", "pipe.png", "/dev/null", "."]
+    rows = [{"image": {"bytes": None, "path": name}, "caption": "A cup."} for name in names]
+    file = write(tmp_path / "rows.parquet", rows)
+    signal.alarm(20)  # nobody ever writes into the pipe
+    prepared = prepare(str(file))
+    signal.alarm(0)
+    assert prepared.rows == 1
+    assert dict(prepared.refusals.by_reason) == {"image_too_large": 1, "bad_media": 3}
+    assert "rows.parquet:2" in prepared.refusals.report()
+
+
 def test_a_broken_row_group_costs_only_its_rows(tmp_path):
     rows = [{"image": image(), "caption": f"caption {number}"} for number in range(9)]
     file = write(

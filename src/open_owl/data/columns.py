@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .conversation import Refused
+from .conversation import Refused, check_file
 from .formats import is_released_text
 from .media import list_of
 from .storage import DataFile
@@ -100,6 +100,8 @@ def _bytes_of(value: Any, folder: DataFile, place: str, kind: str) -> bytes:
     if path.startswith(("http://", "https://")):
         raise Refused("remote_media", f"the {kind} is at {path}", place, "download it and name the file")
     file = folder / path.removeprefix("file://")
+    if isinstance(file, Path):
+        check_file(file, kind, place)
     try:
         return file.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

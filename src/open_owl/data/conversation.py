@@ -74,7 +74,7 @@ def _fetched(source: Any, kind: str, place: str) -> Any:
     if isinstance(source, list):
         return [_fetched(frame, "image", place) for frame in source]
     if isinstance(source, Path):
-        _check_file(source, kind, place)
+        check_file(source, kind, place)
     if not isinstance(source, RemoteFile):
         return source
     try:
@@ -83,7 +83,7 @@ def _fetched(source: Any, kind: str, place: str) -> Any:
         raise Refused(f"{kind}_missing", f"{kind} {source} cannot be read ({error})", place) from error
 
 
-def _check_file(path: Path, kind: str, place: str) -> None:
+def check_file(path: Path, kind: str, place: str) -> None:
     """Refuses what would be read without end, or until memory is full; an absent file is told of later."""
     try:
         status = path.stat()
