@@ -1,10 +1,13 @@
-"""The members of a tar sample under the names that rows have for them."""
+"""Where pictures are: below the media folder, and in a tar sample under the names that rows have for them."""
+
+from pathlib import Path
 
 import pytest
 from tests.data.tiny import write_tar
 
 from open_owl.data.conversation import Conversation, Refused
 from open_owl.data.formats import read_row
+from open_owl.data.media import folder_of
 from open_owl.data.rows import RawRow, raw_rows
 
 
@@ -15,6 +18,11 @@ def asked(names: list[str], sample: dict[str, bytes]) -> Conversation:
         {"from": "gpt", "value": "A cup."},
     ]
     return read_row({"images": names, "conversations": said}, None, sample, "a.tar:0007")
+
+
+def test_a_media_folder_may_be_below_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/owl")
+    assert folder_of(Path("rows.jsonl"), "~/pictures") == Path("/home/owl/pictures")
 
 
 def test_a_member_is_found_whatever_the_case_of_its_extension(tmp_path):

@@ -230,6 +230,12 @@ def test_a_parquet_file_may_have_a_long_name(tmp_path, stem):
     assert [row.place for row in found][2] == f"00000.tar:00000-{stem}-000000003"
 
 
+def test_a_parquet_file_with_brackets_in_its_path_is_no_pattern(tmp_path):
+    (tmp_path / "[1]").mkdir()
+    write(tmp_path / "[1]" / "rows[a].parquet", [qa_row(0)])
+    assert answers(f"{tmp_path}/[1]/rows[a].parquet") == ["answer 0"]
+
+
 def test_links_to_one_file_have_each_the_pictures_of_their_own_folder(tmp_path):
     row = {"image": {"bytes": None, "path": "a.png"}, "caption": "A cup."}
     write(tmp_path / "5e1f", [row])

@@ -82,7 +82,8 @@ def parquet_files(path: str) -> list[ParquetFile]:
     else:
         root = Path(path).expanduser()
         pattern = root.relative_to(root.anchor).as_posix()
-        files = [*sorted(root.glob("*" + PARQUET) if root.is_dir() else Path(root.anchor).glob(pattern))]
+        found = root.glob("*" + PARQUET) if root.is_dir() else Path(root.anchor).glob(pattern)
+        files = [root] if root.is_file() else [*sorted(found)]  # the name of a file may look like a pattern
     if not files:
         raise ValueError(f"{path} holds no {PARQUET} file")
     return files

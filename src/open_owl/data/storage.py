@@ -66,7 +66,7 @@ def is_remote(path: str | Path | RemoteFile) -> bool:
 
 
 def local_or_remote(path: str) -> DataFile:
-    return RemoteFile(path) if is_remote(path) else Path(path)
+    return RemoteFile(path) if is_remote(path) else Path(path).expanduser()
 
 
 def open_file(file: DataFile) -> BinaryIO:
