@@ -81,7 +81,7 @@ def _taken(
     for name in names:
         for value in list_of(row.pop(name, None)):
             data = _bytes_of(value, folder, place, kind)
-            extension = f"{len(members)}.{_extension(data, value)}"
+            extension = f"{len(members)}.{_extension(data, value, kind)}"
             members[extension] = data
             taken.append(f"{key}.{extension}")
     return taken
@@ -108,7 +108,7 @@ def _bytes_of(value: Any, folder: DataFile, place: str, kind: str) -> bytes:
         raise Refused(f"{kind}_missing", f"{kind} {file} cannot be read ({error})", place) from error
 
 
-def _extension(data: bytes, value: Any) -> str:
+def _extension(data: bytes, value: Any, kind: str) -> str:
     for magic, extension in _MAGIC:
         if data.startswith(magic):
             return extension
@@ -116,7 +116,9 @@ def _extension(data: bytes, value: Any) -> str:
         return "webp"
     path = value.get("path") if isinstance(value, dict) else value
     named = Path(path).suffix[1:].lower() if isinstance(path, str) else ""
-    return named if named.isalnum() else "mp4" if data[4:8] == b"ftyp" else "jpg"
+    if named.isalnum():
+        return named
+    return "mp4" if kind == "video" else "avif" if data[4:8] == b"ftyp" else "jpg"
 
 
 def _without_bytes(value: Any) -> Any:

@@ -185,13 +185,13 @@ def _self_instruct(row: dict, media: MediaSource, place: str, draw: int) -> Conv
 
 def _captions(row: dict, media: MediaSource, place: str, how: CaptionSettings, draw: int) -> Conversation:
     """A picture and its caption or captions, from a JSON row or a WebDataset sample."""
-    texts = [_string(text, "captions", place) for text in list_of(row.get("captions"))]
-    texts = texts or list_of(_text(row, "caption", place)) or list_of(_caption_member(media, place))
+    texts = list_of(row.get("captions")) or list_of(row.get("caption"))
+    texts = [_string(text, "a caption", place) for text in texts] or [_caption_member(media, place)]
     if not any(text.strip() for text in texts):
         raise Refused("no_caption", "there is no caption", place)
     texts = [text for text in texts if text.strip()]
     caption = texts[0] if how.choose == "first" else _choose(texts, place, draw)
-    prompt = _choose(how.prompts, place, draw) if how.prompts else ""
+    prompt = _choose(how.prompts, f"{place} prompt", draw) if how.prompts else ""
     question = (_pair_media(row, media, place), *text_parts(prompt))
     return conversation_of(None, [Turn("user", question), Turn("assistant", text_parts(caption))], place)
 
@@ -201,7 +201,7 @@ def _caption_member(media: MediaSource, place: str) -> str:
         return ""
     data = next((media[name] for name in _CAPTION_MEMBERS if name in media), b"")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Refused("bad_text", f"the caption is not UTF-8 ({error})", place) from error
 
