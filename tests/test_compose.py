@@ -9,9 +9,8 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 from tests.parts import ENCODERS, Parts, asked, save_encoder, save_llm
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from open_owl.compose import abstractor_config, compose, default_queries, open_image_processor, open_vision
+from open_owl.compose import abstractor_config, compose, default_queries, open_vision
 
 
 @pytest.fixture
@@ -203,16 +202,6 @@ def test_parts_stored_in_half_precision_become_what_is_asked_for(tmp_path, encod
     inputs = asked(processor, ("<image>what?", [1]))
     assert model(**inputs).logits.isfinite().all()
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
-
-
-@pytest.mark.parametrize("encoder_name", ENCODERS)
-def test_pictures_are_squashed_to_the_encoders_square(parts: Parts, encoder_name: str) -> None:
-    own = AutoImageProcessor.from_pretrained(parts.encoder(encoder_name), backend="pil")
-    ours = open_image_processor(parts.encoder(encoder_name))
-    assert (ours.size["height"], ours.size["width"]) == (32, 32)
-    assert not ours.do_center_crop
-    assert (ours.image_mean, ours.image_std) == (own.image_mean, own.image_std)
-    assert (ours.resample, ours.rescale_factor) == (own.resample, own.rescale_factor)
 
 
 def test_composing_says_nothing_of_weights_that_are_dropped_on_purpose(parts: Parts, capfd, caplog) -> None:

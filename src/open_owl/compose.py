@@ -20,9 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-# From `transformers` itself the 5.17 class wants torchvision, even for the Pillow backend.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
 from .chat_templates import HUMAN_AI, with_media_parts
 from .hub import local_directory
 from .loading_report import quiet_loading, refuse_mismatch
@@ -34,6 +31,7 @@ from .model import (
 )
 from .model.language_mplug_owl import headless_weight_name
 from .model.vision_mplug_owl import has_cls_token, read_patches
+from .pixels import open_image_processor
 from .tokenizer import open_tokenizer
 
 PAPER_QUERIES, PAPER_WIDTH, PAPER_LAYERS = 64, 1024, 6
@@ -146,35 +144,6 @@ def open_vision(directory: Path, layer: int = -1, dtype: torch.dtype = torch.flo
     last = tower(pixel_values=probe).last_hidden_state
     grid = list(last.shape[-2:]) if last.ndim == 4 else None
     return Eyes(tower, config, image_processor, layer == -1, probe, patches, grid, unloaded)
-
-
-def open_image_processor(directory: Path) -> CLIPImageProcessorPil:
-    """The encoder's own pixel statistics; pictures are squashed to its square, so nothing is cropped away.
-
-    Raises:
-        ValueError: the folder does not say how its encoder wants pixels.
-    """
-    if not any((directory / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise ValueError(
-            f"{directory} has no preprocessor_config.json, so its pixel scale is unknown; add one"
-        )
-    own = AutoImageProcessor.from_pretrained(directory, backend="pil")
-    size = own.crop_size if getattr(own, "do_center_crop", False) and own.crop_size else own.size
-    height, width = (size.get(name) or size.get("shortest_edge") for name in ("height", "width"))
-    if not height or not width:
-        raise ValueError(
-            f"the image processor of {directory} names no fixed height and width, but {size}; set them"
-        )
-    return CLIPImageProcessorPil(
-        size={"height": height, "width": width},
-        do_center_crop=False,
-        resample=own.resample,
-        do_rescale=own.do_rescale,
-        rescale_factor=own.rescale_factor,
-        do_normalize=own.do_normalize,
-        image_mean=own.image_mean,
-        image_std=own.image_std,
-    )
 
 
 def open_llm(directory: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
