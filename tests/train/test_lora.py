@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from tests.train.adapters import LORA, LORA_ALONE, logits, save_base, trained_adapter
 from tests.train.test_run import quietly, two_stages, write_inputs
-from tests.train.tiny import tiny_owl, tiny_stage
+from tests.train.tiny import SIZE, made_up_row, tiny_owl, tiny_stage
 from transformers import AutoModelForImageTextToText
 
 from open_owl.adapter import adapter_base
 from open_owl.checkpoint import open_checkpoint
+from open_owl.data.packing import pad
+from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.lora import starting_point
 from open_owl.train.stages import apply_stage, parameter_groups, part_of
 
@@ -96,6 +99,31 @@ def test_doras_magnitudes_learn_in_float32_without_weight_decay():
     assert any("lora_magnitude_vector" in name for name in plain)
     assert not any("lora_magnitude_vector" in name for name in decayed)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def temporal_owl():
+    """One whose vision model has a block that videos alone go through."""
+    config = tiny_owl()[0].config
+    config.vision_config.temporal = True
+    torch.manual_seed(0)
+    model = MplugOwlForConditionalGeneration(config)
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) / 5
+    return model.train()
+
+
+def test_a_videos_frames_are_mixed_where_the_vision_model_learns_whole_beside_lora():
+    row, frames = made_up_row(0), torch.randn(1, 2, 3, SIZE, SIZE)
+    row.input_ids[row.input_ids == 4] = 5  # the picture's slots are the video's
+    inputs = pad([replace(row, pixel_values=None, pixel_values_videos=frames)], pad_token_id=3).inputs
+    stage = tiny_stage(learns=LORA | {"vision_model": "full"}, lora={"dropout": 0})
+    learner = apply_stage(temporal_owl(), stage).train()
+    loss = learner(**inputs).loss
+    torch.testing.assert_close(loss, temporal_owl()(**inputs).loss)
+    loss.backward()
+    gradients = [p.grad for n, p in learner.named_parameters() if ".temporal." in n and p.requires_grad]
+    assert gradients
+    assert all(gradient is not None and gradient.any() for gradient in gradients)
 
 
 def test_an_adapter_that_is_continued_starts_as_it_was_and_lies_on_the_same_base(base, tmp_path):

@@ -185,7 +185,9 @@ def read_patches(
     vision_model: PreTrainedModel, pixel_values: torch.Tensor, num_frames: int = 1
 ) -> torch.Tensor:
     """Every patch of every image, normed: [images, patches, width], CLS first where the encoder has one."""
-    extra = {"num_frames": num_frames} if isinstance(vision_model, MplugOwlVisionModel) else {}
+    # By its config, not its class: PEFT wraps an encoder that learns whole beside LoRA.
+    is_ours = vision_model.config.model_type == MplugOwlVisionConfig.model_type
+    extra = {"num_frames": num_frames} if is_ours else {}
     hidden_states = vision_model(pixel_values=pixel_values, return_dict=True, **extra).last_hidden_state
     if hidden_states.ndim == 4:  # a convolutional map [images, channels, rows, columns]
         hidden_states = hidden_states.flatten(2).transpose(1, 2)
