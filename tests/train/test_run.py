@@ -237,6 +237,7 @@ def test_a_stage_whose_data_is_spent_early_ends_there_and_the_next_begins(tmp_pa
     told = two_stages(tmp_path, steps=None, epochs=1, conversations_per_step=5, conversations_per_update=5)
     tree = told.model_dump()
     tree["stages"][0]["data"]["sources"][0]["max_epochs"] = 1  # 12 rows: two updates of five, and two rows
+    tree["stages"][1] |= {"conversations_per_update": 4, "conversations_per_step": 2}
     recorded = io.StringIO()
     train(Recipe.model_validate(tree), console=Console(file=recorded, width=200))
     assert "see ends at step 2 of 3" in recorded.getvalue()

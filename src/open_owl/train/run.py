@@ -19,6 +19,7 @@ from open_owl.compose import compose
 from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
+from open_owl.train.checks import rows_of_a_process
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
@@ -53,7 +54,7 @@ from open_owl.train.run_folder import (
 )
 from open_owl.train.sharding import is_sharded, load_learned_shards, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
-from open_owl.train.trainer import StageTrainer, rows_of_a_process
+from open_owl.train.trainer import StageTrainer
 
 LOG = "log.jsonl"
 

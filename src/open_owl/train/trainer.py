@@ -18,6 +18,7 @@ from open_owl.data.packing import Batch, Layout, micro_batches, pad, unsupervise
 from open_owl.data.resume import restore_from
 from open_owl.data.stream import DataSpentError, Stream
 from open_owl.train.checkpoints import CheckpointTrainer
+from open_owl.train.checks import rows_of_a_process
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.optimizers import MuonAdamW
 from open_owl.train.packed import packed_attention
@@ -369,19 +370,3 @@ def training_arguments(
     # Several GPUs are torchrun's: DataParallel would cut a batch's pictures at other rows than its text.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def rows_of_a_process(stage: Stage, processes: int) -> int:
-    """Conversations that one process takes for one update.
-
-    Raises:
-        ValueError: they are not as many in every process.
-    """
-    at_once = (stage.conversations_per_step or 1) * processes
-    if stage.conversations_per_update % at_once:
-        per_step = f"conversations_per_step ({stage.conversations_per_step}) times "
-        raise ValueError(
-            f"stage {stage.name}: conversations_per_update ({stage.conversations_per_update}) is no multiple "
-            f"of {per_step if stage.conversations_per_step else ''}{processes} processes"
-        )
-    return stage.conversations_per_update // processes
