@@ -2,6 +2,7 @@ import json
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from open_owl.train.loading import (
     PRESETS,
@@ -92,6 +93,14 @@ def test_epochs_become_steps_once_the_rows_are_counted(folder):
     stage = load_recipe(written(folder, preset="released-stage2")).stages[0]
     assert stage.with_steps(361_481).steps == 4237  # the last, part step included
     assert stage.with_steps(361_481).optimizer == stage.optimizer
+
+
+def test_epochs_that_are_no_more_steps_than_the_warm_up_are_refused_with_the_numbers(folder):
+    stage = load_recipe(written(folder, preset="released-stage2")).stages[0]
+    told = r"stage stage2: epochs \(3\) over 4,000 rows are 47 steps of 256 .*warmup_steps \(50\)"
+    with pytest.raises(ValueError, match=told) as refused:
+        stage.with_steps(4000)
+    assert not isinstance(refused.value, ValidationError)
 
 
 def test_everything_wrong_is_told_at_once_with_its_place_and_remedy(folder):

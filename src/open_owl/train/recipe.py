@@ -264,8 +264,13 @@ class Stage(Settings):
         if self.epochs is None:
             return self
         steps = math.ceil(self.epochs * rows / self.conversations_per_update)
-        settings = {name: getattr(self, name) for name in self.model_fields_set}
-        return Stage(**{**settings, "steps": steps, "epochs": None})
+        if self.schedule.warmup_steps >= steps:
+            raise ValueError(
+                f"stage {self.name}: epochs ({self.epochs:g}) over {rows:,} rows are {steps:,} steps of "
+                f"{self.conversations_per_update} conversations, of which schedule.warmup_steps "
+                f"({self.schedule.warmup_steps}) leaves nothing; lower it, or raise epochs"
+            )
+        return self.model_copy(update={"steps": steps, "epochs": None})
 
 
 class Recipe(Settings):
