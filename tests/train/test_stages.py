@@ -2,7 +2,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.train.tiny import tiny_owl, tiny_stage
-from transformers import BloomConfig
+from transformers import BloomConfig, GPT2Config, OPTConfig
 
 from open_owl.model import MplugOwlForConditionalGeneration
 from open_owl.train.stages import apply_stage, parameter_groups, part_of, stage_table
@@ -81,6 +81,47 @@ def test_weight_decay_is_for_matrices_and_each_part_has_its_rate():
     assert "model.abstractor.layers.0.attention.q_proj.weight" in decayed
     assert {rate_of[name] for name in rate_of if part_of(name) == "abstractor"} == {5e-3}
     assert {rate_of[name] for name in rate_of if part_of(name) == "vision_model"} == {1e-3}
+
+
+def decayed(model, stage):
+    """Names of what has weight decay."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [group for group in parameter_groups(model, stage) if group["weight_decay"]]
+    return {names[id(parameter)] for group in groups for parameter in group["params"]}
+
+
+DECAY = {"optimizer": {"learning_rate": 1, "weight_decay": 0.1}, "learns": dict.fromkeys(LORA, "full")}
+
+
+@pytest.mark.parametrize("encoder", ["clip", "siglip"])
+def test_an_encoders_table_of_positions_has_no_weight_decay(parts, encoder):
+    stage = tiny_stage(**DECAY)
+    found = decayed(apply_stage(parts.fresh_owl(encoder, "llama")[0], stage), stage)
+    embeddings = {name for name in found if "vision_model.embeddings" in name}
+    assert embeddings == {"model.vision_model.embeddings.patch_embedding.weight"}
+    assert "model.language_model.embed_tokens.weight" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "positions", "words"),
+    [
+        (GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=32), "wpe", "wte"),
+        (
+            OPTConfig(hidden_size=32, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=32,
+                      word_embed_proj_dim=32),
+            "decoder.embed_positions",
+            "decoder.embed_tokens",
+        ),
+    ],
+    ids=["gpt2", "opt"],
+)  # fmt: skip
+def test_an_llms_table_of_positions_has_no_weight_decay_and_that_of_words_has(text, positions, words):
+    config, stage = tiny_owl()[0].config, tiny_stage(**DECAY)
+    config.text_config = text
+    model = apply_stage(MplugOwlForConditionalGeneration(config), stage)
+    found = decayed(model, stage)
+    assert f"model.language_model.{positions}.weight" in learning(model) - found
+    assert f"model.language_model.{words}.weight" in found
 
 
 def test_an_encoder_whose_layers_cannot_be_checkpointed_is_refused_by_name():

@@ -1,5 +1,6 @@
 """What a stage does to a model: which parts learn, in which precision, with which adapters."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -17,6 +18,9 @@ from open_owl.train.layers import checkpoint_activations, compile_layers, comput
 from open_owl.train.lora import with_lora
 from open_owl.train.quantization import quantize_llm, weight_count
 from open_owl.train.recipe import PARTS, Learns, Part, Stage
+
+# Last names of embedding layers that hold positions, not words.
+POSITIONS = re.compile(r"position|^wpe$|pos_emb")
 
 
 def apply_stage(
@@ -138,14 +142,15 @@ def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict]:
 
     Weight decay is on matrices alone.
     """
-    settings, matrices = stage.optimizer, _matrices(model) if stage.optimizer.muon_learning_rate else set()
+    settings, decaying = stage.optimizer, _decaying(model)
+    matrices = _matrices(model) if settings.muon_learning_rate else set()
     for part, rate in learning_rates(stage).items():
         learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad and part_of(n) == part]
         by_muon = [p for n, p in learning if n in matrices]
         if by_muon:
             yield _group(part, by_muon, muon_rate(stage, rate), settings.weight_decay, muon=True)
         for decays in (True, False):
-            parameters = [p for n, p in learning if _decays(n, p) is decays and n not in matrices]
+            parameters = [p for n, p in learning if (n in decaying) is decays and n not in matrices]
             if parameters:
                 yield _group(part, parameters, rate, settings.weight_decay if decays else 0.0)
 
@@ -169,9 +174,17 @@ def _matrices(model: nn.Module) -> set[str]:
     }
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices of linear, convolutional and embedding layers are named `weight`; learned queries are not."""
-    return parameter.ndim >= 2 and name.endswith("weight")
+def _decaying(model: nn.Module) -> set[str]:
+    """Matrices of linear, convolutional and embedding layers are named `weight`; learned queries are not.
+
+    Nor are most encoders' positions, but some are a table: CLIP's, SigLIP's, GPT-2's (`wpe`), OPT's.
+    """
+    positions = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name.rpartition(".")[2])
+    }
+    return {n for n, p in model.named_parameters() if p.ndim >= 2 and n.endswith("weight")} - positions
 
 
 def stage_table(model: nn.Module, stage: Stage) -> Table:
