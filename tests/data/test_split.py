@@ -58,15 +58,15 @@ def test_a_spent_source_leaves_the_blend_and_the_others_share(tmp_path):
     (stream,) = streams([{"path": str(few), "max_epochs": 3, "weight": 5}, str(many)])
     drawn = Counter(place.split(":")[0] for place in places(stream, 300))
     assert drawn == {"few.jsonl": 30, "many.jsonl": 270}
-    stream.require(10**9)
+    stream.supply.require(10**9)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_whose_sources_are_all_spent_ends_with_a_word(sources, workers):
     (stream,) = streams(sources, workers=workers)
-    stream.require(124)
+    stream.supply.require(124)
     with pytest.raises(ValueError, match="125 rows are to be read, and by max_epochs the sources give 124"):
-        stream.require(125)
+        stream.supply.require(125)
     stream.take(124)
     with pytest.raises(DataSpentError, match=r"rows.jsonl \(max_epochs 1\).*raise max_epochs"):
         stream.take(1)
@@ -76,7 +76,7 @@ def test_a_half_that_is_spent_ends_the_stream_and_is_named(sources):
     text = {**sources[0], "text_only": True}
     (stream,) = streams([text, sources[1]], half_text_half_multimodal=True)
     with pytest.raises(ValueError, match="the sources give 42"):
-        stream.require(43)
+        stream.supply.require(43)
     stream.take(42)
     with pytest.raises(DataSpentError, match=r"shards \(max_epochs 1\) has been read"):
         stream.take(2)

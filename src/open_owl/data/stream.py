@@ -27,6 +27,45 @@ class DataSpentError(RuntimeError):
     """Every source, or all of one half, has been read `max_epochs` times."""
 
 
+class Supply:
+    """The indexed sources of a mixture: how many rows they hold, and how many they give.
+
+    Sources are indexed once, into the cache (Parquet is converted there).
+
+    Raises:
+        ValueError: a source holds no row that can be read.
+    """
+
+    def __init__(self, settings: MixtureSettings):
+        open_files = OpenFiles()
+        self.settings = settings
+        self.broken = Refusals()
+        self.opened = [_opened(source, settings, open_files, self.broken) for source in settings.sources]
+
+    @property
+    def rows(self) -> int:
+        """Rows in all sources together, those included that will be refused."""
+        return sum(len(one.rows) for one in self.opened)
+
+    def require(self, rows: int) -> None:
+        """Raises ValueError where all processes together cannot take so many rows, by `max_epochs`."""
+        most = self._most_rows()
+        if most is not None and rows > most:
+            raise ValueError(
+                f"{rows:,} rows are to be read, and by max_epochs the sources give {most:,}: train for "
+                "fewer steps or epochs, raise max_epochs, or leave it out of one source"
+            )
+
+    def _most_rows(self) -> int | None:
+        sides = [[one for one in self.opened if side(one)] for side in _sides(self.settings)]
+        totals = [
+            sum(len(one.rows) * (one.source.max_epochs or 0) for one in side)
+            for side in sides
+            if all(one.source.max_epochs for one in side)
+        ]
+        return min(totals) * len(sides) if totals else None
+
+
 class Stream:
     """Rows from `open_mixture`, for ever unless every source has `max_epochs`.
 
@@ -34,14 +73,15 @@ class Stream:
     come after `state`.
     """
 
-    def __init__(self, settings: MixtureSettings, loaders: list[Any], opened: list[OpenedSource], seed: int):
-        self.settings = settings
+    def __init__(self, supply: Supply, loaders: list[Any], seed: int):
+        self.settings = supply.settings
+        self.supply = supply
         self.ledger = Refusals()
         worker = loaders[0].worker_config
         self.rank: int = worker.rank
         self.world_size: int = worker.world_size
         self._loaders = loaders
-        self._opened = opened
+        self._opened = supply.opened
         self._seed = seed
         self._next_loader = 0
         self._pass_over = [0] * len(loaders)
@@ -50,25 +90,7 @@ class Stream:
     @property
     def rows(self) -> int:
         """Rows in all sources together, those included that will be refused."""
-        return sum(len(one.rows) for one in self._opened)
-
-    def require(self, rows: int) -> None:
-        """Raises ValueError where all processes together cannot take so many rows, by `max_epochs`."""
-        most = self._most_rows()
-        if most is not None and rows > most:
-            raise ValueError(
-                f"{rows:,} rows are to be read, and by max_epochs the sources give {most:,}: "
-                "train for fewer steps, raise max_epochs, or leave it out of one source"
-            )
-
-    def _most_rows(self) -> int | None:
-        sides = [[one for one in self._opened if side(one)] for side in _sides(self.settings)]
-        totals = [
-            sum(len(one.rows) * (one.source.max_epochs or 0) for one in side)
-            for side in sides
-            if all(one.source.max_epochs for one in side)
-        ]
-        return min(totals) * len(sides) if totals else None
+        return self.supply.rows
 
     @property
     def refusals(self) -> Counter[str]:
@@ -185,7 +207,7 @@ def open_mixture(
     rank: int = 0,
     world_size: int = 1,
 ) -> Stream:
-    """Index the sources (once, into the cache; Parquet is converted there) and open the stream over them.
+    """Index the sources and open the stream over them.
 
     Every reader (a worker process, or a process without workers) has its own share of each source, and no
     row is in two shares. The shares, and each one's order, depend on seed and number of readers alone.
@@ -198,22 +220,21 @@ def open_mixture(
     Raises:
         ValueError: a source holds no row that can be read, or fewer rows than there are readers.
     """
-    open_files, ledger = OpenFiles(), Refusals()
-    opened = [_opened(source, settings, open_files, ledger) for source in settings.sources]
+    supply = Supply(settings)
     worker = energon.worker_config(rank, world_size, settings.workers, seed)
     template = PLAIN_TEMPLATE if settings.chat_template == "plain" else None
     encoding = Encoding(processor, max_tokens, template)
     loaders = [
         energon.open_loader(
-            [(number, one) for number, one in enumerate(opened) if side(one)],
+            [(number, one) for number, one in enumerate(supply.opened) if side(one)],
             encoding,
             worker,
             settings.shuffle_rows,
         )
         for side in _sides(settings)
     ]
-    stream = Stream(settings, loaders, opened, seed)
-    stream.ledger = ledger if rank == 0 else Refusals()  # what broke before is counted once
+    stream = Stream(supply, loaders, seed)
+    stream.ledger = supply.broken if rank == 0 else Refusals()  # what broke before is counted once
     return stream
 
 

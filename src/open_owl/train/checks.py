@@ -1,5 +1,6 @@
 """What is asked of every stage before the first of them trains, so that no error waits for days."""
 
+from open_owl.data.stream import Supply
 from open_owl.train.recipe import Stage
 
 
@@ -22,3 +23,19 @@ def rows_of_a_process(stage: Stage, processes: int) -> int:
             "data.half_text_half_multimodal cannot make halves; make it a multiple of twice the processes"
         )
     return share
+
+
+def with_steps_counted(stage: Stage, supply: Supply) -> Stage:
+    """`stage` with `steps` in place of `epochs`, for data that is enough for them.
+
+    Raises:
+        ValueError: by `max_epochs` the sources give fewer rows; the warm-up is as long as the steps.
+    """
+    counted, size = stage.with_steps(supply.rows), stage.conversations_per_update
+    # Where the sources give just these epochs, the last update may lack rows, and is left out.
+    updates = int(stage.epochs * supply.rows / size) if stage.epochs is not None else counted.steps or 0
+    try:
+        supply.require(updates * size)
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}") from error
+    return counted

@@ -19,7 +19,7 @@ from open_owl.compose import compose
 from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
-from open_owl.train.checks import rows_of_a_process
+from open_owl.train.checks import rows_of_a_process, with_steps_counted
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
@@ -118,9 +118,7 @@ def _through_stage(
     base, adapter = starting_point(stage, checkpoint)
     model, processor = open_checkpoint(base)
     stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
-    counted = stage.with_steps(stream.rows)
-    if stage.steps is not None:
-        stream.require(stage.steps * stage.conversations_per_update)
+    counted = with_steps_counted(stage, stream.supply)
     set_seed(recipe.seed)
     learner = apply_stage(model, counted, adapter)
     with closing(stream):
