@@ -1,11 +1,16 @@
 """What is refused before the first stage trains."""
 
+import importlib.util
+
 import pytest
+import torch
+from tests.train.test_run import quietly, two_stages, write_inputs
 from tests.train.tiny import tiny_stage
 
 from open_owl.data.mixture import MixtureSettings
 from open_owl.data.stream import Supply
 from open_owl.train.checks import rows_of_a_process, with_steps_counted
+from open_owl.train.recipe import Recipe
 
 HALVES = MixtureSettings.model_construct(sources=[], half_text_half_multimodal=True)
 
@@ -53,3 +58,85 @@ def test_epochs_that_max_epochs_do_not_give_are_refused_as_steps_are(supply):
 def test_rows_that_fill_no_last_update_of_an_epoch_are_no_lack(supply):
     stage = tiny_stage(steps=None, epochs=1, conversations_per_update=5, conversations_per_step=5)
     assert with_steps_counted(stage, supply(12, max_epochs=1)).steps == 3
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A tiny model and its rows, on a machine without a GPU, bitsandbytes or a compiler."""
+    monkeypatch.setenv("OPEN_OWL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "bitsandbytes" else found(n))
+    monkeypatch.setattr(torch, "compile", lambda function: fail)
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+def fail(*arguments):
+    raise RuntimeError("no compiler")
+
+
+def recipe_of(folder, first=None, **second):
+    """Two stages with changes to each."""
+    tree = two_stages(folder).model_dump()
+    for stage, changes in zip(tree["stages"], (first or {}, second), strict=True):
+        stage |= changes
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"use_liger_kernel": True}, "stage talk: use_liger_kernel: its kernels run on a GPU"),
+        ({"quantize_llm": "nf4"}, r"nf4 weights need bitsandbytes: pip install 'open-owl\[quant\]'"),
+        ({"compile": ["abstractor"]}, r"stage talk: compile: .* \(no compiler\)"),
+        ({"steps": None, "epochs": 1, "schedule": {"warmup_steps": 6}}, "stage talk: epochs .* are 6 steps"),
+        ({"steps": 7}, "stage talk: 28 rows are to be read, and by max_epochs the sources give 24"),
+    ],
+)
+def test_what_a_later_stage_lacks_is_told_before_the_first_trains(folder, changes, told):
+    recipe = recipe_of(folder, **changes)
+    for source in recipe["stages"][1]["data"]["sources"]:
+        source["max_epochs"] = 1
+    with pytest.raises((ValueError, ModuleNotFoundError), match=told):
+        quietly(Recipe.model_validate(recipe))
+    assert not (folder / "out").exists()
+
+
+def test_what_a_finished_stage_needed_is_not_asked_of_the_machine_that_goes_on(folder):
+    recipe = recipe_of(folder)
+    quietly(Recipe.model_validate(recipe))
+    recipe["stages"][1]["use_liger_kernel"] = True
+    (folder / "out" / "recipe.yaml").unlink()
+    assert quietly(Recipe.model_validate(recipe)) == folder / "out" / "talk"
+
+
+CONTINUE = {"on_adapter": "continue"}
+FULL = {"vision_model": "full", "abstractor": "full", "language_model": "lora"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({}, {"lora": CONTINUE}, "stage talk: .* but stage see, from which it starts, has no adapter"),
+        ({"learns": FULL}, {"lora": CONTINUE}, "vision_model is frozen, that of stage see full. Make them"),
+        (
+            {"learns": FULL},
+            {"learns": FULL, "lora": CONTINUE | {"rank": 4, "use_dora": True}},
+            "rank is 4, that of stage see 8; use_dora is True, that of stage see False",
+        ),
+    ],
+)
+def test_an_adapter_that_the_stage_before_does_not_leave_is_not_continued(tmp_path, first, second, told):
+    write_inputs(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        Recipe.model_validate(recipe_of(tmp_path, first, **second))
+    Recipe.model_validate(recipe_of(tmp_path, {"learns": FULL}, learns=FULL, lora=CONTINUE))
+
+
+def test_a_composition_has_no_adapter_to_continue_and_a_checkpoint_may_be_one(tmp_path):
+    write_inputs(tmp_path)
+    recipe = recipe_of(tmp_path, {"learns": FULL, "lora": CONTINUE})
+    Recipe.model_validate(recipe)
+    with pytest.raises(ValueError, match=r"stage see: .* but a composition, from which it starts"):
+        Recipe.model_validate(recipe | {"model": {"compose": {"vision": "a/b", "llm": "c/d"}}})

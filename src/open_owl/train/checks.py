@@ -1,7 +1,32 @@
 """What is asked of every stage before the first of them trains, so that no error waits for days."""
 
 from open_owl.data.stream import Supply
+from open_owl.quantized_linear import refuse_without_bitsandbytes
+from open_owl.train.kernels import refuse_without_liger
+from open_owl.train.layers import refuse_without_compiler
+from open_owl.train.parallel import count, first_on_each_node
 from open_owl.train.recipe import Stage
+
+
+def refuse_what_cannot_run(stage: Stage) -> None:
+    """Asks for the processes, what this machine has, and the number of rows; every process has to call it.
+
+    Raises:
+        ValueError: `stage` cannot run here, or not on these data.
+        ModuleNotFoundError: it needs an extra that is not installed.
+    """
+    rows_of_a_process(stage, count())
+    try:
+        if stage.use_liger_kernel:
+            refuse_without_liger()
+        if stage.quantize_llm is not None:
+            refuse_without_bitsandbytes(stage.quantize_llm)
+        if stage.compile:
+            refuse_without_compiler()
+    except ValueError as error:
+        raise ValueError(f"stage {stage.name}: {error}") from error
+    if stage.epochs is not None or any(source.max_epochs for source in stage.data.sources):
+        with_steps_counted(stage, first_on_each_node(lambda: Supply(stage.data)))
 
 
 def rows_of_a_process(stage: Stage, processes: int) -> int:

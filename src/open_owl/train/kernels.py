@@ -1,5 +1,7 @@
 """Fused Triton kernels of liger-kernel (arXiv 2410.10989) inside the LLM: norms, rotary positions, MLPs."""
 
+import importlib
+
 import torch
 
 from open_owl.model import MplugOwlForConditionalGeneration
@@ -15,8 +17,7 @@ def use_liger_kernel(model: MplugOwlForConditionalGeneration) -> None:
         ModuleNotFoundError: liger-kernel (the extra `liger`) is not installed.
         ValueError: no GPU; an LLM that liger has no kernels for.
     """
-    if not torch.cuda.is_available():
-        raise ValueError("use_liger_kernel: its kernels run on a GPU, and there is none; leave it out")
+    refuse_without_liger()
     from liger_kernel.transformers.monkey_patch import (  # pyright: ignore[reportMissingImports]
         MODEL_TYPE_TO_APPLY_LIGER_FN,
         _apply_liger_kernel_to_instance,
@@ -29,3 +30,10 @@ def use_liger_kernel(model: MplugOwlForConditionalGeneration) -> None:
     _apply_liger_kernel_to_instance(
         model.model.language_model, cross_entropy=False, fused_linear_cross_entropy=False
     )
+
+
+def refuse_without_liger() -> None:
+    """Raises ValueError without a GPU, ModuleNotFoundError without liger-kernel."""
+    if not torch.cuda.is_available():
+        raise ValueError("use_liger_kernel: its kernels run on a GPU, and there is none; leave it out")
+    importlib.import_module("liger_kernel.transformers.monkey_patch")

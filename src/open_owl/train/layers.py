@@ -50,12 +50,13 @@ def compile_layers(part: nn.Module) -> None:
     layers = [m for m in part.modules() if isinstance(m, GradientCheckpointingLayer | AbstractorLayer)]
     if not layers:
         raise ValueError(f"compile: {type(part).__name__} has no layers that repeat; leave it out")
-    _refuse_without_compiler()
+    refuse_without_compiler()
     for layer in layers:
         layer.compile(dynamic=True)
 
 
-def _refuse_without_compiler() -> None:
+def refuse_without_compiler() -> None:
+    """Raises ValueError, saying what to install."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
         torch.compile(torch.neg)(torch.zeros(2, device=device))

@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,6 +21,8 @@ from open_owl.data.mixture import MixtureSettings, Source
 
 Part = Literal["vision_model", "abstractor", "language_model"]
 PARTS: tuple[Part, ...] = get_args(Part)
+# What an adapter that is trained on keeps.
+ADAPTER_KEYS = ("rank", "alpha", "use_dora", "use_rslora")
 Parallel = Literal["auto", "ddp", "fsdp2", "deepspeed_zero2"]
 
 
@@ -317,3 +320,33 @@ class Recipe(Settings):
                 f"{by_muon[0]}; use ddp, or leave optimizer.muon_learning_rate out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _continued_adapters_are_there(self) -> "Recipe":
+        if self.model.compose is not None:  # else it may be an adapter's folder
+            _refuse_to_continue(self.stages[0], None)
+        for before, stage in pairwise(self.stages):
+            _refuse_to_continue(stage, before)
+        return self
+
+
+def _refuse_to_continue(stage: Stage, before: Stage | None) -> None:
+    """Raises ValueError where `stage` trains an adapter on, and what it starts from has no such adapter.
+
+    before: the stage before; None where `stage` starts from a composition.
+    """
+    if stage.learns.language_model != "lora" or stage.lora.on_adapter != "continue":
+        return
+    but = f"stage {stage.name}: lora.on_adapter is continue, but"
+    if before is None or before.learns.language_model != "lora":
+        which = "a composition" if before is None else f"stage {before.name}"
+        raise ValueError(f"{but} {which}, from which it starts, has no adapter; leave on_adapter out")
+    compared = [(stage.lora, before.lora, key) for key in ADAPTER_KEYS]
+    compared += [(stage.learns, before.learns, key) for key in PARTS]
+    differing = [
+        f"{key} is {getattr(ours, key)}, that of stage {before.name} {getattr(theirs, key)}"
+        for ours, theirs, key in compared
+        if getattr(ours, key) != getattr(theirs, key)
+    ]
+    if differing:
+        raise ValueError(f"{but} {'; '.join(differing)}. Make them agree, or write on_adapter: stack")

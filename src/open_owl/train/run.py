@@ -19,7 +19,7 @@ from open_owl.compose import compose
 from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
-from open_owl.train.checks import rows_of_a_process, with_steps_counted
+from open_owl.train.checks import refuse_what_cannot_run, with_steps_counted
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
@@ -82,6 +82,8 @@ def train(
 
     Raises:
         RecipeError: the recipe cannot run; nothing was loaded.
+        ValueError: a stage cannot run on this machine or these data; nothing was trained, as far as it can be
+            told beforehand.
         ChangedRecipeError: the output folder holds a run of another recipe.
         NonFiniteError: a loss or gradient was no number; the message names the rows.
         TrainingStopped: Ctrl-C or SIGTERM.
@@ -89,9 +91,10 @@ def train(
     given = load_recipe(recipe, overrides)
     require_reporters(given.report_to)
     parallel = join(given.parallel)
-    for stage in given.stages:  # told before the first has trained for days
-        rows_of_a_process(stage, count())
-    output = on_first(lambda: claim(given))
+    output = Path(given.output_dir)
+    for stage in on_first(lambda: [one for one in given.stages if not is_finished(output / one.name)]):
+        refuse_what_cannot_run(stage)  # before the first has trained for days
+    on_first(lambda: claim(given))
     console = (console or Console()) if is_first() else Console(quiet=True)
     checkpoint = on_first(lambda: starting_checkpoint(given, output))
     with telling_of_lost_processes():
