@@ -109,6 +109,14 @@ def test_lora_stays_with_adamw():
     model = apply_stage(tiny_owl()[0], stage)
     by_muon = [g for g in parameter_groups(model, stage) if g["muon"]]
     assert {g["part"] for g in by_muon} == {"abstractor"}
+    rates = stage_table(model, stage).columns[-1].cells
+    assert list(rates) == ["-", "0.001, Muon 0.004", "0.001"]
+
+
+def test_muon_is_refused_where_lora_alone_learns():
+    learns = {"vision_model": "frozen", "abstractor": "frozen", "language_model": "lora"}
+    with pytest.raises(ValueError, match="muon_learning_rate: no part is full, and LoRA's matrices do not"):
+        tiny_stage(learns=learns, optimizer={"learning_rate": 1e-3, "muon_learning_rate": 4e-3})
 
 
 @pytest.mark.parametrize("parallel", ["fsdp2", "deepspeed_zero2"])

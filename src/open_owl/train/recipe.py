@@ -252,6 +252,11 @@ class Stage(Settings):
             for part in self.optimizer.learning_rate_by_part
             if getattr(self.learns, part) == "frozen"
         ]
+        if self.optimizer.muon_learning_rate is not None and "full" not in self.learns.model_dump().values():
+            conflicts.append(
+                "optimizer.muon_learning_rate: no part is full, and LoRA's matrices do not learn by Muon; "
+                "leave it out"
+            )
         if floor > rate:
             conflicts.append(
                 f"schedule.min_learning_rate ({floor:g}) is above optimizer.learning_rate ({rate:g})"

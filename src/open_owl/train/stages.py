@@ -142,8 +142,7 @@ def parameter_groups(model: nn.Module, stage: Stage) -> Iterator[dict]:
 
     Weight decay is on matrices alone.
     """
-    settings, decaying = stage.optimizer, _decaying(model)
-    matrices = _matrices(model) if settings.muon_learning_rate else set()
+    settings, decaying, matrices = stage.optimizer, _decaying(model), _by_muon(model, stage)
     for part, rate in learning_rates(stage).items():
         learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad and part_of(n) == part]
         by_muon = [p for n, p in learning if n in matrices]
@@ -164,13 +163,18 @@ def muon_rate(stage: Stage, rate: float) -> float:
     return (stage.optimizer.muon_learning_rate or 0.0) * rate / stage.optimizer.learning_rate
 
 
-def _matrices(model: nn.Module) -> set[str]:
-    """The weights that Muon is for: matrices from hidden to hidden, none of a table, the head or LoRA."""
+def _by_muon(model: nn.Module, stage: Stage) -> set[str]:
+    """What learns by Muon, if anything does: matrices from hidden to hidden, no table, head or LoRA."""
+    if stage.optimizer.muon_learning_rate is None:
+        return set()
     head = bare(model).get_output_embeddings()
     return {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name
+        if isinstance(module, nn.Linear)
+        and module.weight.requires_grad
+        and module is not head
+        and "lora_" not in name
     }
 
 
@@ -194,22 +198,23 @@ def stage_table(model: nn.Module, stage: Stage) -> Table:
     )
     for column in ("part", "learns", "parameters", "that learn", "learning rate"):
         table.add_column(column, justify="left" if column in ("part", "learns") else "right")
-    rates = learning_rates(stage)
+    rates, by_muon = learning_rates(stage), {part_of(name) for name in _by_muon(model, stage)}
     for part in PARTS:
         parameters = [p for n, p in model.named_parameters() if part_of(n) == part and not is_spare_copy(n)]
         learning = sum(weight_count(p) for p in parameters if p.requires_grad)
         how = getattr(stage.learns, part)
         how = f"LoRA, rank {stage.lora.rank}" if how == "lora" else how
         total = sum(weight_count(p) for p in parameters)
-        table.add_row(part, how, f"{total:,}", f"{learning:,}", _told_rate(stage, rates[part]))
+        table.add_row(
+            part, how, f"{total:,}", f"{learning:,}", _told_rate(stage, rates[part], part in by_muon)
+        )
     return table
 
 
-def _told_rate(stage: Stage, rate: float) -> str:
+def _told_rate(stage: Stage, rate: float, by_muon: bool) -> str:
     if not rate:
         return "-"
-    by_muon = stage.optimizer.muon_learning_rate
-    return f"{rate:g}" if by_muon is None else f"{rate:g}, Muon {muon_rate(stage, rate):g}"
+    return f"{rate:g}, Muon {muon_rate(stage, rate):g}" if by_muon else f"{rate:g}"
 
 
 def is_spare_copy(name: str) -> bool:
