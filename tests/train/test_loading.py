@@ -137,6 +137,10 @@ def test_everything_wrong_is_told_at_once_with_its_place_and_remedy(folder):
             {"optimizer": {"learning_rate_by_part": {"language_model": 1e-3}}},
             "names language_model, which is frozen",
         ),
+        (
+            {"schedule": {"shape": "constant", "min_learning_rate": 1e-5}},
+            "min_learning_rate (1e-05): a constant rate never falls to it",
+        ),
         ({"learns": {"vision_model": "frozen", "abstractor": "frozen"}}, "every part is frozen"),
         ({"epochs": 1, "steps": 9000}, "give steps or epochs, one of both"),
         ({"name": "../up"}, "should match pattern"),

@@ -266,6 +266,7 @@ def test_the_learning_rate_warms_up_then_falls_to_its_minimum_in_every_part(tmp_
     rates = {group["part"]: group["lr"] for group in trainer.optimizer.param_groups}
     assert rates == pytest.approx({"vision_model": 1e-4, "abstractor": 1e-3})
     logged = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
+    assert logged[0] == pytest.approx(1e-3), "the warm-up begins at the minimum"
     assert max(logged) == logged[2]
 
 

@@ -129,8 +129,9 @@ class Optimizer(Settings):
 class Schedule(Settings):
     """The learning rate over steps: a linear warm-up, then this shape down to `min_learning_rate`.
 
-    `min_learning_rate` is that of `optimizer.learning_rate`; parts with a rate of their own keep the same
-    share.
+    The warm-up begins at `min_learning_rate`, too. `constant` stays where the warm-up ended and has no
+    minimum. `min_learning_rate` is that of `optimizer.learning_rate`; parts with a rate of their own keep the
+    same share.
     """
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
@@ -260,6 +261,11 @@ class Stage(Settings):
         if floor > rate:
             conflicts.append(
                 f"schedule.min_learning_rate ({floor:g}) is above optimizer.learning_rate ({rate:g})"
+            )
+        if floor and self.schedule.shape == "constant":
+            conflicts.append(
+                f"schedule.min_learning_rate ({floor:g}): a constant rate never falls to it; leave it out, "
+                "or let shape be cosine or linear"
             )
         return conflicts
 
