@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.train.test_trainer import BLANK, PAD
 from tests.train.tiny import MadeUpStream, made_up_row, tiny_stage
 
 from open_owl.checkpoint import open_checkpoint
+from open_owl.data.stream import DataSpentError
 from open_owl.train.evaluation import HeldOut, ImageGain, image_gain, with_other_pictures
 from open_owl.train.loading import recipe_text
 from open_owl.train.progress import read_log, read_records
@@ -211,6 +213,29 @@ def test_before_the_first_step_there_is_no_warning_and_after_it_there_is(tmp_pat
     trainer.go_on(None)
     found = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [("eval_warning" in entry, entry["eval_looks"]) for entry in found] == [(False, 0), (True, 0)]
+
+
+class TwelveRows(MadeUpStream):
+    """Three updates of four."""
+
+    def __iter__(self):
+        yield from islice(super().__iter__(), max(0, 12 - self.next))
+        raise DataSpentError("twelve rows are all")
+
+
+@pytest.mark.parametrize("every_steps", [2, 3])
+def test_a_stage_whose_data_is_spent_is_evaluated_once_at_its_end(tmp_path, folder, every_steps):
+    def trained(checkpoint=None):
+        model, held = held_out(folder, every_steps=every_steps)
+        stage = tiny_stage(learns=LLM_ALONE, steps=4, evaluation=held.settings)
+        learner = apply_stage(model, stage)
+        trainer = StageTrainer(learner, stage, TwelveRows(), tmp_path, BLANK, PAD, held_out=held)
+        trainer.go_on(checkpoint)
+        return [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+    steps = [0, 2, 3] if every_steps == 2 else [0, 3]
+    assert trained() == steps
+    assert trained(tmp_path / "checkpoints" / "checkpoint-3") == steps, "gone on with from its end"
 
 
 def test_what_cannot_be_read_is_told_by_name(folder, tmp_path):

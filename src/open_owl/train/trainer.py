@@ -161,11 +161,15 @@ class StageTrainer(CheckpointTrainer):
             return []
 
     def _end_of_data(self) -> tuple[list[list[Batch]], torch.Tensor]:
-        """All processes leave out the update that one of them cannot fill, and end with a checkpoint."""
+        """All leave out the update that one process cannot fill, evaluate, and end with a checkpoint."""
         self.data_spent = self.data_spent or DataSpentError("another process has no row left")
         if self.state.global_step == 0:
             raise self.data_spent
         self.control.should_training_stop = self.control.should_save = True
+        # By the log, not by what was due: a checkpoint from here may be gone on with.
+        step, log = self.state.global_step, self.state.log_history
+        evaluated = any("eval_loss" in entry and entry["step"] == step for entry in log)
+        self.control.should_evaluate = self.held_out is not None and not evaluated
         return [], torch.zeros(())
 
     def _micro_batches(self, rows: list[EncodedConversation]) -> list[Batch]:
