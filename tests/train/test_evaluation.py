@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.train.test_run import two_stages, write_inputs
+from tests.train.test_run import Killed, killed_at, quietly, two_stages, write_inputs
 from tests.train.test_trainer import BLANK, PAD
 from tests.train.tiny import MadeUpStream, made_up_row, tiny_stage
 
@@ -213,6 +213,16 @@ def test_before_the_first_step_there_is_no_warning_and_after_it_there_is(tmp_pat
     trainer.go_on(None)
     found = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     assert [("eval_warning" in entry, entry["eval_looks"]) for entry in found] == [(False, 0), (True, 0)]
+
+
+def test_a_run_that_begins_again_has_its_first_evaluation_once(folder):
+    recipe = two_stages(folder, "again", evaluation=evaluation(folder))
+    recipe = recipe.model_copy(update={"stages": recipe.stages[:1]})
+    with pytest.raises(Killed):
+        quietly(recipe, on_progress=killed_at("see", 1))
+    quietly(recipe)
+    records, _ = read_records(folder / "again" / "see" / "log.jsonl")
+    assert [record["step"] for record in records if "evaluation" in record] == [0, 2, 4]
 
 
 class TwelveRows(MadeUpStream):

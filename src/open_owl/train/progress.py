@@ -45,7 +45,8 @@ class Journal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            forget_after(self.path, state.global_step)
+            # From the beginning there is an evaluation of step 0 once more.
+            forget_after(self.path, state.global_step or -1)
             self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
             self.bar.start()
 
