@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.train.test_run import Killed, killed_at, quietly, two_stages, write_inputs
 from tests.train.test_trainer import BLANK, PAD
 from tests.train.tiny import MadeUpStream, made_up_row, tiny_stage
+from torch import distributed
 
 from open_owl.checkpoint import open_checkpoint
 from open_owl.data.stream import DataSpentError
@@ -22,6 +23,7 @@ from open_owl.train.loading import recipe_text
 from open_owl.train.progress import read_log, read_records
 from open_owl.train.recipe import Stage
 from open_owl.train.run import train
+from open_owl.train.sharding import shard
 from open_owl.train.stages import apply_stage
 from open_owl.train.trainer import StageTrainer
 
@@ -136,6 +138,25 @@ def test_a_look_leaves_every_module_in_its_mode_and_draws_no_random_number(folde
     look(model, held)
     assert {name: module.training for name, module in model.named_modules()} == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def one_process():
+    """A process group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_a_look_leaves_what_generates_in_a_sharded_model_as_it_was(folder, one_process):
+    model, held = held_out(folder)
+    plain = look(model, held)
+    stage = tiny_stage(learns=LLM_ALONE)
+    learner = apply_stage(model, stage)
+    shard(learner, stage)
+    before = learner.generate
+    assert [look(learner, held)["eval_sample/1"] for _ in range(2)] == [plain["eval_sample/1"]] * 2
+    assert learner.generate is before
 
 
 def test_the_prompt_of_a_sample_is_what_the_model_is_asked_with(folder):

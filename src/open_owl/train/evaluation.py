@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from open_owl.data.conversation import Conversation, Image, Refused, Text, Turn
@@ -157,8 +157,6 @@ class HeldOut(TrainerCallback):
         """
         if not (is_first() or is_sharded(model)):
             return []
-        if is_sharded(model):
-            register_fsdp_forward_method(model, "generate")
         return [
             f"{sample.image} {sample.question}".strip() + f"\n{self._answer(model, device, prompt)}"
             for sample, prompt in self.samples

@@ -23,7 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -56,6 +61,7 @@ def shard(model: nn.Module, stage: Stage) -> None:
     if stage.cache_visual_features:
         left_out |= set(cast(nn.Module, part_module(model, "vision_model")).to(device).parameters())
     fully_shard(model, reshard_after_forward=False, ignored_params=left_out, **settings)
+    register_fsdp_forward_method(model, "generate")  # here, because each call wraps it once more
     cast(Any, model)._is_accelerate_prepared = True  # Accelerate would refuse it, or wrap it in DDP
 
 
