@@ -145,7 +145,7 @@ class MplugOwlVisualAbstractor(PreTrainedModel):
         if self.position_embedding is None:
             return patches
         positions = self.position_embedding.shape[1]
-        if patches.shape[1] % positions:
+        if patches.shape[1] % positions or (patches.shape[1] != positions and not is_video):
             raise ValueError(
                 f"{patches.shape[1]} patches but {positions} positions ({self.config.position_grid} grid); "
                 "resize the pictures to the size this checkpoint was composed for"
