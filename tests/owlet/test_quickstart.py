@@ -3,15 +3,19 @@
 import io
 import re
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from open_owl.owlet import exam, report
 from open_owl.owlet.questions import ABILITIES
-from open_owl.owlet.quickstart import BLIND, CONDITIONS, Plan, run
+from open_owl.owlet.quickstart import BLIND, CONDITIONS, Plan, run, write_recipe
 from open_owl.owlet.world import HELD_OUT_PAIRS
+from open_owl.train.run_folder import ChangedRecipeError
 
 TINY = Plan(steps=(2, 2), rows=12, per_ability=2)
 
@@ -37,6 +41,28 @@ def test_a_run_begun_again_goes_on_and_gives_the_same(result):
     again = run(result.checkpoint.parent, TINY, seed=3, console=Console(quiet=True))
     assert again.answers == result.answers
     assert again.scores == result.scores
+
+
+@pytest.mark.parametrize(("seed", "rows"), [(4, 12), (3, 14)])
+def test_another_seed_or_plan_is_refused_and_leaves_a_run_as_it_was(result, seed, rows):
+    folder = result.checkpoint.parent
+    kept = (folder / "quickstart.yaml").read_bytes()
+    with pytest.raises(ChangedRecipeError, match="another seed, length or version; name another folder"):
+        run(folder, replace(TINY, rows=rows), seed=seed, console=Console(quiet=True))
+    assert (folder / "quickstart.yaml").read_bytes() == kept
+    assert len(list((folder / "data").iterdir())) == 1
+
+
+def test_rows_of_another_seed_or_number_are_not_used(tmp_path):
+    def captions(seed, rows):
+        recipe = yaml.safe_load(write_recipe(tmp_path, replace(TINY, rows=rows), seed).read_text())
+        return Path(recipe["stages"][0]["data"]["sources"][0]).read_text().splitlines()
+
+    first, other, longer = captions(0, 5), captions(1, 5), captions(0, 7)
+    assert other != first
+    assert longer[:5] == first
+    assert len(longer) == 7
+    assert captions(0, 5) == first
 
 
 def test_the_page_needs_nothing_beside_it(result, tmp_path):

@@ -17,6 +17,7 @@ from rich.console import Console
 import open_owl
 from open_owl.train.progress import Record, read_log
 from open_owl.train.run import LOG, train
+from open_owl.train.run_folder import RECIPE, ChangedRecipeError
 
 from . import conversations, exam
 from .conversations import Example
@@ -92,15 +93,33 @@ def run(out: Path, plan: Plan, seed: int = 0, console: Console | None = None) ->
 
 
 def write_recipe(out: Path, plan: Plan, seed: int) -> Path:
-    """Writes the rows and the recipe of the run into `out`; gives the recipe's path."""
-    captions, seen, text = (
-        _rows(out / "data" / f"{name}.jsonl", maker, plan.rows, seed)
-        for name, maker in (
-            ("captions", conversations.captioned),
-            ("instructions", conversations.seen_instruction),
-            ("text", conversations.text_instruction_row),
+    """Writes the rows and the recipe of the run into `out`; gives the recipe's path.
+
+    Raises:
+        ChangedRecipeError: `out` holds a run of another plan or seed, which stays as it is.
+    """
+    makers = {
+        "captions": conversations.captioned,
+        "instructions": conversations.seen_instruction,
+        "text": conversations.text_instruction_row,
+    }
+    # So that rows of another seed or number are never taken for these.
+    folder = out / "data" / f"seed-{seed}-rows-{plan.rows}"
+    files = {name: folder / f"{name}.jsonl" for name in makers}
+    path, recipe = out / "quickstart.yaml", _recipe(out, plan, seed, files)
+    if (out / RECIPE).is_file() and path.is_file() and path.read_text(encoding="utf-8") != recipe:
+        raise ChangedRecipeError(
+            f"{out} holds a quickstart of another seed, length or version; name another folder with --out, "
+            f"or go on with that one by `owl train {path}`"
         )
-    )
+    for name, maker in makers.items():
+        _write_rows(files[name], maker, plan.rows, seed)
+    path.write_text(recipe, encoding="utf-8")
+    return path
+
+
+def _recipe(out: Path, plan: Plan, seed: int, files: dict[str, Path]) -> str:
+    captions, seen, text = (str(files[name]) for name in ("captions", "instructions", "text"))
     recipe = {
         "model": {"compose": TOWERS | ABSTRACTOR},
         "output_dir": str(out),
@@ -110,9 +129,7 @@ def write_recipe(out: Path, plan: Plan, seed: int) -> Path:
             _stage(2, plan, [seen, {"path": text, "text_only": True}]),
         ],
     }
-    path = out / "quickstart.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return path
+    return yaml.safe_dump(recipe, sort_keys=False)
 
 
 def _stage(number: int, plan: Plan, sources: list[Any]) -> dict[str, Any]:
@@ -125,12 +142,11 @@ def _stage(number: int, plan: Plan, sources: list[Any]) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path, maker: Callable[[random.Random, Split], Example], count: int, seed: int) -> str:
+def _write_rows(path: Path, maker: Callable[[random.Random, Split], Example], count: int, seed: int) -> None:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         rng = random.Random(f"{path.stem} {seed}")
         write_rows(path, (maker(rng, "train") for _ in range(count)))
-    return str(path)
 
 
 def examine(out: Path, paper: list[Item], seen: list[Item]) -> tuple[dict[str, Scores], list[str]]:
