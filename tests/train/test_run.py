@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.train.tiny import tiny_owl
 
 from open_owl.checkpoint import open_checkpoint
@@ -189,6 +189,32 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         (tmp_path / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     (tmp_path / "checkpoints" / "checkpoint-10").mkdir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "checkpoint-2"
+
+
+def narrowed(learner, processor, stream, stage, folder, *more):
+    """A stage as DeepSpeed's ZeRO-2 leaves it in bfloat16: in the module and in its checkpoints."""
+    for parameter in learner.parameters():
+        parameter.data += parameter.requires_grad * torch.randn_like(parameter)
+    learner.bfloat16()
+    checkpoint = folder / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    learned = {name: p.data for name, p in learner.named_parameters() if p.requires_grad}
+    save_file(learned, checkpoint / "learned.safetensors")
+    for file in (checkpoint / "trainer_state.json", folder / "log.jsonl"):
+        file.write_text('{"step": 4}\n')
+
+
+def test_a_stage_of_which_deepspeed_narrowed_all_weights_saves_what_is_frozen_as_it_was(folder, monkeypatch):
+    monkeypatch.setattr("open_owl.train.run.join", lambda parallel: "deepspeed_zero2")
+    monkeypatch.setattr("open_owl.train.run.run_stage", narrowed)
+    run = quietly(two_stages(folder, "zero2")).parent
+    start, see = load_file(folder / "owl" / "model.safetensors"), load_file(run / "see" / "model.safetensors")
+    for name, weight in start.items():
+        is_frozen = name.startswith(("model.language_model", "lm_head"))
+        assert see[name].dtype == torch.float32
+        assert torch.equal(see[name], weight) is is_frozen, name
+    adapter = load_file(run / "talk" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in adapter.values()} == {torch.float32}
 
 
 def test_a_finished_run_is_not_run_again(folder):

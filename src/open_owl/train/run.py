@@ -19,6 +19,7 @@ from open_owl.compose import compose
 from open_owl.data.packing import Layout
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
+from open_owl.train.checkpoints import load_learned
 from open_owl.train.checks import refuse_what_cannot_run, with_steps_counted
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
@@ -52,7 +53,7 @@ from open_owl.train.run_folder import (
     last_checkpoint,
     mark_finished,
 )
-from open_owl.train.sharding import is_sharded, load_learned_shards, shard
+from open_owl.train.sharding import is_sharded, shard
 from open_owl.train.stages import apply_stage, bare, part_module, stage_table
 from open_owl.train.trainer import StageTrainer
 
@@ -126,18 +127,25 @@ def _through_stage(
     learner = apply_stage(model, counted, adapter)
     with closing(stream):
         run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
-    on_first(lambda: save_stage(_result(learner, counted, base, adapter, folder), processor, folder, base))
+    is_whole = not is_sharded(learner) and parallel != "deepspeed_zero2"
+
+    def save() -> None:
+        result = learner if is_whole else learned_on_base(counted, base, adapter, folder)
+        save_stage(result, processor, folder, base)
+
+    on_first(save)
     return str(folder)
 
 
-def _result(learner: nn.Module, stage: Stage, base: str, adapter: str | None, folder: Path) -> nn.Module:
-    """What `stage` trained, in one piece: shards are put on what the stage started from."""
-    if not is_sharded(learner):
-        return learner
+def learned_on_base(stage: Stage, base: str, adapter: str | None, folder: Path) -> nn.Module:
+    """What `stage` started from, with what it has learned by the last checkpoint in its `folder`.
+
+    For a learner that is in shards, or that DeepSpeed has narrowed to 16 bits, frozen weights too.
+    """
     checkpoint = last_checkpoint(folder)
     assert checkpoint is not None  # Trainer saves after the last step
     result = apply_stage(open_checkpoint(base)[0], stage, adapter)
-    load_learned_shards(result, checkpoint)
+    load_learned(result, checkpoint)
     return result
 
 

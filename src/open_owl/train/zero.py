@@ -10,7 +10,7 @@ def zero2_settings(stage: Stage) -> dict[str, Any]:
     """What DeepSpeed is to do for `stage`; optimizer, schedule and micro-batches are StageTrainer's own.
 
     In a bfloat16 stage DeepSpeed holds all weights in bfloat16, and float32 copies of its share of those that
-    learn.
+    learn. So a stage's result is what learned on the checkpoint that it started from, not the module.
     """
     return {
         "zero_optimization": {"stage": 2, "contiguous_gradients": True, "overlap_comm": True},
