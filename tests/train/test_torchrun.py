@@ -93,9 +93,11 @@ def test_two_processes_leave_what_one_with_two_workers_leaves(folder, monkeypatc
         "samples": [{"image": str(folder / "0.png"), "question": "what is it ?"}],
         "max_new_tokens": 3,
     }
-    printed = run_of(folder, 2, recipe_of(folder, "two", workers=1, parallel="fsdp2", evaluation=looking))
+    # With AdamW's usual epsilon a gradient that is nothing but rounding makes a step of the learning rate.
+    both = {"evaluation": looking, "optimizer": {"learning_rate": 1e-2, "epsilon": 1e-4}}
+    printed = run_of(folder, 2, recipe_of(folder, "two", workers=1, parallel="fsdp2", **both))
     assert printed.count("stage see: 4 steps") == 1, "only the first process prints tables"
-    quietly(recipe_of(folder, "one", workers=2, parallel="auto", evaluation=looking))
+    quietly(recipe_of(folder, "one", workers=2, parallel="auto", **both))
     for stage in ("see", "talk"):
         two, one = folder / "two" / stage, folder / "one" / stage
         assert losses(two.parent, stage) == pytest.approx(losses(one.parent, stage), abs=1e-5)
@@ -107,8 +109,8 @@ def test_two_processes_leave_what_one_with_two_workers_leaves(folder, monkeypatc
         assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
         assert len(list((two / "tensorboard").iterdir())) == 1
         open_checkpoint(two)
-    # From a gradient that is nothing but rounding AdamW makes a step of the learning rate.
-    assert_same_results(folder / "two", folder / "one", atol=2e-2)
+    # Four steps move a weight by up to 2.5e-2; sums in another order changed none by more than 2e-7.
+    assert_same_results(folder / "two", folder / "one", atol=2e-6)
 
 
 def workers_of(run: subprocess.Popen) -> list[psutil.Process]:
