@@ -1,11 +1,12 @@
 """Answers of models, one file each, in OwlEval's format of five fields a row."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from open_owl.whole_file import write_whole
 
 from .published import GAVE_UP, LOST, MODELS, WRAPPED
 from .questions import Question, QuestionSet, number_of, read_rows, text_of
@@ -105,10 +106,3 @@ def write_answers(file: Path, questions: Sequence[Question], answers: Answers) -
         answer_row(q, answers.texts[q.number], answers.model) for q in questions if q.number in answers.texts
     ]
     write_whole(file, "".join(rows))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """The file is there whole or as it was, whenever the process ends."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

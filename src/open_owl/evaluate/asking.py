@@ -13,7 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from .answers import Answers, answer_row, read_answers, write_answers, write_whole
+from open_owl.whole_file import write_whole
+
+from .answers import Answers, answer_row, read_answers, write_answers
 from .questions import Dialogue, Question, QuestionSet, dialogues
 from .side_by_side import side_by_side
 

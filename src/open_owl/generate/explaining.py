@@ -19,7 +19,7 @@ from .looking import Box, attention_maps, place, seen_box
 from .machine import device_of, release_helpers
 from .messages import Messages, Question, read_messages
 from .owl import Owl
-from .prompt import TOKENIZING, needs_special_tokens, render, tokens_of
+from .prompt import tensors_of, tokens_of
 from .sampling import DEFAULT_NEW_TOKENS, Sampling
 
 CELLS = 8  # of a map, in each direction
@@ -165,16 +165,9 @@ class _Told:
     """A prompt with its answer after it, as the model reads both at once."""
 
     def __init__(self, owl: Owl, question: Question, answer: list[int]):
-        self.model, processor = owl.model, owl.processor
+        self.model = owl.model
         device = device_of(self.model)
-        text = render(question, processor)
-        with TOKENIZING:
-            inputs: Any = processor(
-                text=[text],
-                images=question.images,
-                add_special_tokens=needs_special_tokens(text, processor),
-                return_tensors="pt",
-            )
+        inputs = tensors_of(question, owl.processor)
         self.pixels: torch.Tensor = inputs["pixel_values"].to(device)
         self.answer = torch.tensor(answer, device=device)
         self.ids = torch.cat([inputs["input_ids"].to(device), self.answer[None]], dim=1)

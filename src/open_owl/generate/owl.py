@@ -11,7 +11,7 @@ from .ending import ShownText
 from .engine import Engine
 from .machine import release_helpers
 from .messages import Messages, read_messages
-from .prompt import TOKENIZING, needs_special_tokens, render, too_long
+from .prompt import tensors_of, too_long
 from .request import Likelihood
 from .sampling import DEFAULT_NEW_TOKENS, Sampling
 from .weights import Weights
@@ -117,15 +117,7 @@ class Owl:
         """
         longest = Sampling(max_new_tokens).max_new_tokens
         question = read_messages(messages, self.processor.num_frames)
-        text = render(question, self.processor)
-        with TOKENIZING:
-            inputs = self.processor(
-                text=[text],
-                images=question.images or None,
-                videos=question.videos or None,
-                add_special_tokens=needs_special_tokens(text, self.processor),
-                return_tensors="pt",
-            ).to(self.engine.device)
+        inputs = tensors_of(question, self.processor).to(self.engine.device)
         prompt = inputs["input_ids"].shape[1]
         if prompt >= self.engine.max_positions:
             raise too_long(prompt, "the LLM", self.engine.max_positions)

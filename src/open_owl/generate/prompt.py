@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import TemplateError
+from transformers import BatchFeature
 
 from open_owl.model import MplugOwlProcessor
 
@@ -58,6 +59,19 @@ def read_prompt(messages: Messages, processor: MplugOwlProcessor, visual: Visual
         if medium.pixels is not None:
             medium.frames = []  # the picture itself is much larger
     return Prompt(ids, content, media)
+
+
+def tensors_of(question: Question, processor: MplugOwlProcessor) -> BatchFeature:
+    """The prompt of a conversation as the model itself takes it: ids with slots, and pixels."""
+    text = render(question, processor)
+    with TOKENIZING:
+        return processor(
+            text=[text],
+            images=question.images or None,
+            videos=question.videos or None,
+            add_special_tokens=needs_special_tokens(text, processor),
+            return_tensors="pt",
+        )
 
 
 def tokens_of(answer: str, processor: MplugOwlProcessor) -> list[int]:

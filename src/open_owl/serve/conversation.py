@@ -93,7 +93,7 @@ def shows_media(request: ChatRequest) -> bool:
 
 def _pixels_of(part: dict[str, Any]) -> int:
     """Of a part that was read."""
-    pictures = part.get("video") or [part["image"]] if part["type"] != "text" else []
+    pictures = part.get("video", [part["image"]] if "image" in part else [])
     return sum(picture.width * picture.height for picture in pictures)
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from open_owl.train.parallel import anyone
+from open_owl.whole_file import write_whole
 
 Record = dict[str, Any]
 OnProgress = Callable[[Record], None]
@@ -217,11 +218,7 @@ def read_records(path: Path) -> tuple[list[Record], list[int]]:
 def forget_after(path: Path, step: int) -> None:
     """Drops records after `step`: a run resumed there takes those steps again. Broken lines go too."""
     kept = [record for record in read_records(path)[0] if record["step"] <= step]
-    writing = path.with_suffix(".writing")
-    writing.write_text(
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8"
-    )
-    os.replace(writing, path)
+    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
 
 def require_reporters(names: Sequence[str]) -> None:

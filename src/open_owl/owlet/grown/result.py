@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_owl.generate import Owl
+from open_owl.whole_file import write_whole
 
 from .exam import SEEN, Item, Report, Score, Shown, draw_exam, draw_probes, mark, sit
 
@@ -95,10 +96,8 @@ def sit_once(
         answers = kept["answers"]
 
     def keep(answers: list[str]) -> None:
-        unfinished = path.with_suffix(".part")
         told = {"made_of": made_of, "answers": answers}
-        unfinished.write_text(json.dumps(told, indent=0, ensure_ascii=False), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(told, indent=0, ensure_ascii=False))
         on_progress(len(answers))
 
     if len(answers) < len(exam):

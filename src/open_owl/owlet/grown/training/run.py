@@ -13,6 +13,7 @@ from typing import Any
 import open_owl
 from open_owl.train.plot import draw, read_runs
 from open_owl.train.run import train
+from open_owl.whole_file import write_whole
 
 from ..result import examine, write_report
 from .llm import train_llm
@@ -83,6 +84,4 @@ class _Record:
             self._write()
 
     def _write(self) -> None:
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(json.dumps(self.facts | {"seconds": self.seconds}, indent=1), encoding="utf-8")
-        unfinished.replace(self.path)
+        write_whole(self.path, json.dumps(self.facts | {"seconds": self.seconds}, indent=1))
