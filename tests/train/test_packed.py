@@ -172,3 +172,29 @@ def test_the_flash_form_is_asked_for_causal_attention_in_rows(monkeypatch):
             scaling=0.3, sliding_window=window, cu_seq_lens_q=bounds, max_length_q=7,
         )  # fmt: skip
         torch.testing.assert_close(flash(query, key, value, bounds, 7, 0.3, window), ours)
+
+
+def test_states_that_autocast_would_narrow_are_narrowed_before_the_kernel_is_chosen(monkeypatch):
+    """Rotary positions in float32 widen queries and keys; on a GPU they once went row by row for that."""
+    states = [torch.randn(1, 2, 7, 8) for _ in range(3)]
+    bounds = torch.tensor([0, 3, 7], dtype=torch.int32)
+    asked = []
+
+    def attend():
+        return attend_within_rows(torch.nn.Identity(), *states, None, cu_seq_lens_q=bounds, max_length_q=4)[0]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        by_rows = attend()
+    assert by_rows.dtype == torch.bfloat16
+    monkeypatch.setattr(packed, "_suits_flash", lambda query: query.dtype == torch.bfloat16)
+    monkeypatch.setattr(packed, "_flash_attention", lambda: lambda *args: asked.append(args) or by_rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        attend()
+    assert [one.dtype for one in asked[0][:3]] == [torch.bfloat16] * 3
+    attend()
+    assert len(asked) == 1  # float32 where nothing is narrowed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_flash_form_is_for_gpus_alone(dtype):
+    assert not packed._suits_flash(torch.empty(1, 2, 7, 64, dtype=dtype))

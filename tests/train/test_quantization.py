@@ -18,6 +18,7 @@ from open_owl.train.stages import apply_stage, part_of, stage_table
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="4 bits need bitsandbytes (extra quant)")
 Linear4bit = bitsandbytes.nn.Linear4bit
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="these put the model on the CPU")
 WIDE = {"hidden_size": 64, "intermediate_size": 128}  # whole blocks of 64
 FROZEN_LLM = LORA | {"language_model": "frozen"}
 

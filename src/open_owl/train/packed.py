@@ -1,5 +1,6 @@
 """Attention over packed rows: each conversation attends to itself, and nothing is computed beside that."""
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 
@@ -108,7 +110,8 @@ def attend_within_rows(
 
     On a GPU, in 16 bit, torch's variable-length flash attention takes all rows in one call. Elsewhere SDPA
     takes them one by one: for a row of n tokens that is n*n/2 scores, where a block mask over all tokens
-    would be their square.
+    would be their square. Under autocast its type is what counts, as in SDPA: where hidden states are float32
+    (an LLM that learns whole, or was stored in float16), rotary positions have widened queries and keys.
 
     Raises:
         ValueError: the LLM asks for something these kernels do not do (soft caps, sinks, a bias).
@@ -118,28 +121,52 @@ def attend_within_rows(
         raise ValueError(f"packed attention has no {', '.join(unknown)}; set tokens_per_step to null")
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError("packed attention needs cu_seq_lens_q and max_length_q (open_owl.data.packing.pack)")
-    flash = _flash_attention() if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else None
+    query, key, value = _as_autocast(query, key, value)
+    flash = _flash_attention() if _suits_flash(query) else None
     if flash is not None and not dropout:
         return flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     lengths = cu_seq_lens_q.diff().tolist()
     # Not by slices: the gradient of each would be a tensor over all tokens.
-    rows = [
-        nn.functional.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=_window(length, sliding_window, query.device),
-            dropout_p=dropout,
-            scale=scaling,
-            is_causal=not _is_narrow(length, sliding_window),
-        )
-        for length, queries, keys, values in zip(
-            lengths, *(states.split(lengths, dim=2) for states in (query, key, value)), strict=True
-        )
-    ]
+    with _without_cudnn(query.device):
+        rows = [
+            nn.functional.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=_window(length, sliding_window, query.device),
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=not _is_narrow(length, sliding_window),
+            )
+            for length, queries, keys, values in zip(
+                lengths, *(states.split(lengths, dim=2) for states in (query, key, value)), strict=True
+            )
+        ]
     return torch.cat(rows, dim=2).transpose(1, 2), None
+
+
+def _as_autocast(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`states` in the type that SDPA would give them here."""
+    device = states[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return states
+    return tuple(one.to(torch.get_autocast_dtype(device)) for one in states)
+
+
+def _suits_flash(query: torch.Tensor) -> bool:
+    """Whether the variable-length kernel takes it: a GPU, 16 bit, heads of up to 256 in eights."""
+    width = query.shape[-1]
+    narrow = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and narrow and width <= 256 and width % 8 == 0
+
+
+def _without_cudnn(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """SDPA's other kernels, as each row has a length of its own: cuDNN makes a plan for every one."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _is_narrow(length: int, sliding_window: int | None) -> bool:
