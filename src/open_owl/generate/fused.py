@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from open_owl.onednn import is_served_by_onednn, onednn_linear
+from open_owl.sdpa import without_plans
 
 from .decoder import Run
 from .memory import LayerShape, Memory
@@ -160,15 +161,16 @@ class FusedDecoder:
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """[count, heads, size] over [kv heads, known, size] -> [count, heads * size]"""
-        attended = nn.functional.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None],
-            keys[None],
-            values[None],
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=1.0,
-            enable_gqa=self.heads != self.kv_heads,
-        )  # [1, heads, count, size]
+        with without_plans(queries.device):
+            attended = nn.functional.scaled_dot_product_attention(
+                queries.transpose(0, 1)[None],
+                keys[None],
+                values[None],
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=1.0,
+                enable_gqa=self.heads != self.kv_heads,
+            )  # [1, heads, count, size]
         return attended[0].transpose(0, 1).reshape(len(queries), -1)
 
     def _mask(self, run: Run, device: torch.device) -> torch.Tensor | None:

@@ -1,6 +1,5 @@
 """Attention over packed rows: each conversation attends to itself, and nothing is computed beside that."""
 
-import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,9 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
+
+from open_owl.sdpa import without_plans
 
 # The name under which transformers' attention interface finds `attend_within_rows`.
 WITHIN_ROWS = "open_owl_within_rows"
@@ -129,7 +129,7 @@ def attend_within_rows(
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     lengths = cu_seq_lens_q.diff().tolist()
     # Not by slices: the gradient of each would be a tensor over all tokens.
-    with _without_cudnn(query.device):
+    with without_plans(query.device):
         rows = [
             nn.functional.scaled_dot_product_attention(
                 queries,
@@ -160,13 +160,6 @@ def _suits_flash(query: torch.Tensor) -> bool:
     width = query.shape[-1]
     narrow = query.dtype in (torch.float16, torch.bfloat16)
     return query.is_cuda and narrow and width <= 256 and width % 8 == 0
-
-
-def _without_cudnn(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """SDPA's other kernels, as each row has a length of its own: cuDNN makes a plan for every one."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _is_narrow(length: int, sliding_window: int | None) -> bool:
