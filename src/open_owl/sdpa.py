@@ -6,7 +6,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def without_plans(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def without_plans(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Inside, `scaled_dot_product_attention` goes without cuDNN, which torch prefers on a Hopper in 16 bit.
 
     cuDNN makes a plan for every new shape, some 30 ms of the processor's time: more than a prompt takes, or a

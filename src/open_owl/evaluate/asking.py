@@ -1,6 +1,5 @@
 """A set's questions put to a model or an endpoint, so that a run that was stopped goes on where it was."""
 
-import base64
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from open_owl.data_uri import encoded
 from open_owl.whole_file import write_whole
 
 from .answers import Answers, answer_row, read_answers, write_answers
@@ -134,7 +134,7 @@ def _messages(questions: QuestionSet, turns: Dialogue, answers: dict[int, str]) 
 
 def picture_uri(file: Path) -> str:
     """A picture as a data URI."""
-    return f"data:{picture_mime(file)};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return encoded(file.read_bytes(), picture_mime(file))
 
 
 def picture_mime(file: Path) -> str:

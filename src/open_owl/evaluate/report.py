@@ -1,6 +1,5 @@
 """A report of the ratings in a store: JSON, Markdown, a page of HTML that stands alone, and charts as PNG."""
 
-import base64
 import html
 import itertools
 import json
@@ -12,6 +11,8 @@ from string import Template
 from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
+
+from open_owl.data_uri import encoded
 
 from .chart import draw_chart
 from .results import results as results_of
@@ -99,9 +100,9 @@ def page(chapters: list[Section], charts: dict[str, Path], titles: dict[str, str
         parts.append(f"<h{section.depth}>{html.escape(section.title)}</h{section.depth}>")
         parts += [f"<p>{html.escape(sentence)}</p>" for sentence in section.sentences]
         if section.chart:
-            encoded = base64.b64encode(charts[section.chart].read_bytes()).decode()
+            drawn = encoded(charts[section.chart].read_bytes(), "image/png")
             alt = html.escape(_alt(titles[section.chart]))
-            parts.append(f'<img alt="{alt}" src="data:image/png;base64,{encoded}">')
+            parts.append(f'<img alt="{alt}" src="{drawn}">')
         parts += [_html_table(table) for table in section.tables]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=html.escape(TITLE), body="\n".join(parts))

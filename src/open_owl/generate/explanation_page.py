@@ -1,13 +1,13 @@
 """The page of an explanation: pictures and maps inside it, in the reader's light or dark."""
 
-import base64
 import html
-import io
 from pathlib import Path
 from string import Template
 
 import torch
 from PIL import Image
+
+from open_owl.data_uri import of_picture
 
 from .explaining import Explanation, WordSource
 from .looking import Box, place, veil
@@ -40,7 +40,7 @@ def page_of(explanation: Explanation, question: str, pictures: list[Image.Image]
 
 def _style(number: int, picture: Image.Image) -> str:
     """The picture once for all places where it stands."""
-    uri, (width, height) = _data_uri(picture, "JPEG", quality=88), picture.size
+    uri, (width, height) = of_picture(picture, "JPEG", quality=88), picture.size
     return f".p{number} {{ background-image: url({uri}); aspect-ratio: {width} / {height}; }}"
 
 
@@ -94,7 +94,7 @@ def _look(explanation: Explanation, number: int, strength: torch.Tensor, name: s
     most = f"most at the {place(strength, image.size, box)}" if strength.any() else "nothing"
     return (
         f'<div class="look p{number + 1}" role="img" aria-label="{html.escape(name)}: {most}">'
-        f'<img alt="" src="{_data_uri(veil(strength), "PNG")}" style="{_position(box, image.size)}">'
+        f'<img alt="" src="{of_picture(veil(strength), "PNG")}" style="{_position(box, image.size)}">'
         "</div>"
     )
 
@@ -106,9 +106,3 @@ def _position(box: Box, size: tuple[int, int]) -> str:
         "width": (right - left) / size[0], "height": (bottom - top) / size[1],
     }  # fmt: skip
     return ";".join(f"{side}:{share:.3%}" for side, share in sides.items())
-
-
-def _data_uri(image: Image.Image, kind: str, **options: int) -> str:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

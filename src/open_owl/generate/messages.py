@@ -4,8 +4,6 @@ What a user says is treated as in training (`open_owl.data`): text without the w
 neighbouring messages of the user as one.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -14,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from open_owl import data_uri
 from open_owl.model.images_mplug_owl import open_image
 from open_owl.model.media_mplug_owl import fetch
 from open_owl.model.video_mplug_owl import open_video
@@ -181,10 +180,4 @@ def _file_or_bytes(reference: Any) -> Any:
         return reference
     if not reference.startswith("data:"):
         return reference.removeprefix("file://")
-    header, _, payload = reference.partition(",")
-    if not header.endswith(";base64"):
-        raise ValueError(f"the data URI begins {header[:40]!r}; encode it as base64")
-    try:
-        return base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the data URI is not base64 ({error})") from error
+    return data_uri.decoded(reference)

@@ -1,14 +1,12 @@
 """What a quickstart found: a table for the terminal, five pictures, and a page of HTML that stands alone."""
 
-import base64
 import html
-import io
 from pathlib import Path
 from string import Template
 
-from PIL import Image
 from rich.table import Table
 
+from open_owl.data_uri import of_picture
 from open_owl.train.progress import Record
 
 from .exam import OVERALL, Item
@@ -90,19 +88,13 @@ def _table(result: Result) -> str:
 
 def _card(item: Item, answer: str) -> str:
     right = answer.split() == item.question.answer.split()
-    pictures = "".join(f'<img alt="" src="{_data_uri(picture)}">' for picture in item.pictures)
+    pictures = "".join(f'<img alt="" src="{of_picture(picture)}">' for picture in item.pictures)
     note = "right" if right else f"the answer is: {html.escape(item.question.answer)}"
     return (
         f'<figure>{pictures}<figcaption><p class="question">{html.escape(item.question.text)}</p>'
         f'<p class="{"right" if right else "wrong"}"><b>{html.escape(answer) or "(nothing)"}</b>'
         f"<span>{note}</span></p></figcaption></figure>"
     )
-
-
-def _data_uri(picture: Image.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def _chart(stage: str, log: list[Record]) -> str:

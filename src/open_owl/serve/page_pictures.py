@@ -1,15 +1,14 @@
 """Pictures that the chat page makes: its examples, and where the abstractor looked."""
 
-import base64
 import html
-import io
 import random
 from pathlib import Path
 from typing import Any
 
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from open_owl.data_uri import of_picture
 from open_owl.generate import Owl
 from open_owl.generate.looking import attention_maps, overlay, place, seen_box
 from open_owl.generate.machine import release_helpers
@@ -57,12 +56,6 @@ def looked_at(owl: Owl, path: str) -> str:
     most = f"most at the {where}, {weights.max() * weights.numel():.1f} times an even look"
     name = html.escape(Path(path).name)
     return (
-        f'<figure><img src="{_data_uri(picture)}" alt="Heat map over {name}: {most}">'
+        f'<figure><img src="{of_picture(picture, "JPEG", quality=88)}" alt="Heat map over {name}: {most}">'
         f"<figcaption>{name}: {most}</figcaption></figure>"
     )
-
-
-def _data_uri(image: Image.Image) -> str:
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
