@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelOption, owlet
+from owl_cli.options import Device, Dtype, ModelOption, load
 
 
 def chat(
@@ -40,8 +40,7 @@ def chat(
     from owl_cli.terminal_chat import TerminalChat
 
     console = Console(highlight=False)
-    with console.status("loading the model"):
-        owl = _load(model, dtype, device)
+    owl = load(model, dtype, device, console)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     conversation = TerminalChat(owl, console, options)
     for path in image or []:
@@ -50,12 +49,3 @@ def chat(
         conversation.run()
     else:
         conversation.ask_once(prompt)
-
-
-def _load(model: str | None, dtype: str | None, device: str | None):
-    from transformers.utils.logging import disable_progress_bar
-
-    import open_owl
-
-    disable_progress_bar()  # its lines would stand between the prompt and the answer
-    return open_owl.load(model or owlet(), dtype, device)

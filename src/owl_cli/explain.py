@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from owl_cli.options import Device, Dtype, ModelOption, owlet
+from owl_cli.options import Device, Dtype, ModelOption, load
 
 
 def explain(
@@ -40,8 +40,7 @@ def explain(
 
     refuse_used(out)
     console = Console(highlight=False)
-    with console.status("loading the model"):
-        owl = _load(model, dtype, device)
+    owl = load(model, dtype, device, console)
     shown = [{"type": "image", "path": path} for path in image]
     messages = [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
     with console.status("looking into the answer"):
@@ -49,15 +48,6 @@ def explain(
     page = write_explanation(explanation, prompt, out)
     _report(explanation, console)
     console.print(f"\nlook at {page}", soft_wrap=True)
-
-
-def _load(model: str | None, dtype: str | None, device: str | None) -> Any:
-    from transformers.utils.logging import disable_progress_bar
-
-    import open_owl
-
-    disable_progress_bar()
-    return open_owl.load(model or owlet(), dtype, device)
 
 
 def _report(explanation: Any, console: Any) -> None:

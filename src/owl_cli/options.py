@@ -4,9 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from open_owl.generate import Owl
 
 # What the commands that open a model share.
 _MODEL_HELP = "Checkpoint or adapter, a folder or hub id; left out: Owlet, which ships with the package."
@@ -36,6 +41,17 @@ def owlet() -> str:
     from open_owl.owlet.towers import OWLET
 
     return str(OWLET)
+
+
+def load(model: str | None, dtype: str | None, device: str | None, console: "Console") -> "Owl":
+    """The model of a command that talks to people: Owlet where none is named, and nothing but a spinner."""
+    from transformers.utils.logging import disable_progress_bar
+
+    import open_owl
+
+    with console.status("loading the model"):
+        disable_progress_bar()  # its lines would stand before the answer
+        return open_owl.load(model or owlet(), dtype, device)
 
 
 def weights_told(model: str, dtype: str | None) -> str:
