@@ -3,6 +3,7 @@
     python benchmarks/gpu.py                # on a GPU: 7B Llama, ViT-L/14, 64 queries
     python benchmarks/gpu.py --size small   # anywhere; the default without a GPU
     python benchmarks/gpu.py --compile vision_model --liger   # its layers compiled; liger-kernel in the LLM
+    python benchmarks/gpu.py --stored float16   # hidden states are float32 then, which kernels must not mind
 
 Needs torch, transformers and OpenOwl's own files alone (`PYTHONPATH=src`); bitsandbytes for the QLoRA line.
 Packed rows as training lays them out, label-only head, frozen parts frozen, fused AdamW, learning weights
@@ -308,9 +309,13 @@ def main() -> None:
     parser.add_argument("--compile", nargs="*", choices=PARTS, default=[], help="the layers of these parts")
     parser.add_argument("--liger", action="store_true", help="liger-kernel inside the LLM")
     parser.add_argument("--tokens-per-step", type=int, help="of a pack; a pack is an update here")
+    parser.add_argument(
+        "--stored", choices=("bfloat16", "float16", "float32"), help="the model's weights: bfloat16 on a GPU"
+    )
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    stored = getattr(torch, options.stored) if options.stored else dtype
     name = options.size or ("7b" if device.type == "cuda" else "small")
     size = SIZES[name]
     if options.tokens_per_step:
@@ -329,14 +334,15 @@ def main() -> None:
         f"measured matrix product {product / 1e12:,.2f} TFLOP/s, copy {copy / 1e9:,.0f} GB/s; "
         f"{size.tokens_per_step} tokens a pack"
     )
-    added = ", liger" * options.liger + "".join(f", {part} compiled" for part in options.compile)
+    added = f", stored in {options.stored}" if options.stored else ""
+    added += ", liger" * options.liger + "".join(f", {part} compiled" for part in options.compile)
     for number, quantised in (LINES[name] for name in options.lines):
         label = f"stage {number}" + (", QLoRA (NF4)" if quantised else "") + added
         if quantised and (device.type != "cuda" or not has_bitsandbytes()):
             print(f"{label}: not measured (it needs a GPU and bitsandbytes)")
             continue
         torch.manual_seed(0)
-        model = build(size, device, dtype)
+        model = build(size, device, stored)
         stage(model, number, quantised)
         if options.liger:
             use_liger_kernel(model)
