@@ -64,6 +64,9 @@ class Gazes(NamedTuple):
     here: Tensor
     there: Tensor
 
+    def to(self, device: torch.device) -> "Gazes":
+        return Gazes(*(tensor.to(device) for tensor in self))
+
 
 def looks(told: Told, lexicon: Lexicon) -> list[Look]:
     """Where the answers of `told` are found."""
@@ -171,7 +174,7 @@ def _scores(model: LlamaForCausalLM, head: Head, states: Tensor, rows: Tensor, h
         torch.nn.functional.linear(normed, weight[own]).unsqueeze(1)  # [rows, 1 head, positions, size]
         for weight in (block.self_attn.q_proj.weight, block.self_attn.k_proj.weight)
     )
-    places = torch.arange(states.shape[1])
+    places = torch.arange(states.shape[1], device=states.device)
     cos, sin = model.model.rotary_emb(states, places.unsqueeze(0))
     queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
     scores = torch.einsum("nd,npd->np", queries[rows, 0, here], keys[rows, 0]) * size**-0.5

@@ -16,7 +16,7 @@ from ..rows import Row
 from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN, Split
 from .guidance import Gazes, Head, collate_looks, guidance_loss, looking_losses, looks
 from .lexicon import Lexicon
-from .loop import Course, pretrain
+from .loop import Course, device, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
 from .transcripts import ABILITY as TRANSCRIPT
@@ -121,6 +121,7 @@ def read(
     model: LlamaForCausalLM, batch: dict[str, Tensor], noise: float
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Logits of the supervised tokens [tokens, vocabulary], the tokens [tokens], each layer's input."""
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     embedded = embed(model.model.embed_tokens, batch, noise)
     output = model.model(inputs_embeds=embedded, output_hidden_states=True)
     labels = batch["labels"][:, 1:]
@@ -132,11 +133,12 @@ def train_llm(folder: Path, course: Course) -> Path:
     """Pretrains the language model in `folder`; gives the checkpoint's folder, `folder`/checkpoint."""
     torch.manual_seed(course.seed)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    model = build_model(tokenizer).to(device())  # pyright: ignore[reportArgumentType]
     reader, papers = Reader(tokenizer, course.seed, course.steps), reading_papers(PAPER_ROWS)
 
     def learn(step: int) -> tuple[Tensor, dict[str, float]]:
         batch, gazes = reader.batch(step)
+        gazes = {head: gaze.to(model.device) for head, gaze in gazes.items()}
         logits, wanted, states = read(model, batch, noise=0.5)
         saying = torch.nn.functional.cross_entropy(logits, wanted)
         looking = looking_losses(model, states, gazes)

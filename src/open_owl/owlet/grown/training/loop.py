@@ -43,6 +43,11 @@ class Course:
     look_every: int = 1000
 
 
+def device() -> torch.device:
+    """Where towers learn: on the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def risen(step: int, course: Course) -> float:
     """The share of the peak at `step`: a linear warm-up, then a cosine to a fiftieth."""
     warm_up = min(WARM_UP, course.steps // 10 + 1)
@@ -160,7 +165,7 @@ def _resume(
     if not (folder / _STATE).is_file():
         log.unlink(missing_ok=True)
         return 0, 0.0
-    state = torch.load(folder / _STATE, weights_only=True)
+    state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")  # goes on wherever it is
     if state["course"] != vars(course):
         raise ValueError(
             f"{folder} holds a run of {state['course']}, not of {vars(course)}; "

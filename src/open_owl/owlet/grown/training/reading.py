@@ -225,6 +225,6 @@ def embed(table: nn.Embedding, batch: dict[str, Tensor], noise: float = NOISE) -
     if noise == 0 or not soft.any():
         return vectors
     spread = table.weight.detach().std() * noise
-    gain = torch.empty(*soft.shape, 1).uniform_(0.6, 1.4)
+    gain = torch.empty(*soft.shape, 1, device=soft.device).uniform_(0.6, 1.4)
     shaken = vectors * gain + torch.randn_like(vectors) * spread * torch.rand_like(gain)
     return torch.where(soft.unsqueeze(-1), shaken, vectors)

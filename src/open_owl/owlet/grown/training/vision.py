@@ -20,7 +20,7 @@ from ..scenes import Scene, make_scene, overlapping
 from ..signs import make_signs
 from ..splits import TRAIN, Split
 from .labels import LABELS, NOTHING, UNLABELLED, labels_of, scrambled
-from .loop import Course, pretrain
+from .loop import Course, device, pretrain
 from .partly import PartlyShown, partly_shown
 
 STEM, WIDTHS, DEPTHS = 48, (64, 128), (2, 2)
@@ -99,13 +99,14 @@ class Seer(nn.Module):
         self.head = DenseHead(WIDTHS[-1])
 
     def forward(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-        return self.head(self.encoder(pixels).last_hidden_state, labels)
+        where = next(self.parameters()).device
+        return self.head(self.encoder(pixels.to(where)).last_hidden_state, labels.to(where))
 
 
 def train_vision(folder: Path, course: Course) -> Path:
     """Pretrains the encoder in `folder`; gives the checkpoint's folder, `folder`/checkpoint."""
     torch.manual_seed(course.seed)
-    seer = Seer().train()
+    seer = Seer().train().to(device())
 
     def learn(step: int) -> tuple[Tensor, dict[str, float]]:
         return seer(*draw_batch(random.Random(f"owlet sees {course.seed} {step}"), PICTURES))
