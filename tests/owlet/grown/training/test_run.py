@@ -1,11 +1,12 @@
 """Owlet's training in seconds: far too short to learn, long enough to go the whole way and be stopped."""
 
 import json
+import os
 
 import pytest
 import torch
 
-from open_owl.owlet.grown.training import llm, run, vision
+from open_owl.owlet.grown.training import llm, loop, run, vision
 from open_owl.owlet.grown.training.loop import Course, _optimizers, pretrain
 from open_owl.owlet.grown.training.plan import STEPS, Plan
 
@@ -32,13 +33,13 @@ def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, muon
     course = Course(steps=6, peak=1e-3, muon_peak=muon_peak, save_every=2, log_every=1, look_every=100)
     whole = train(tmp_path / "whole", course)
 
-    def stop_in_the_fourth(folder, model, course, learn, look):
-        def learn_or_stop(step):
+    def stop_in_the_fourth(folder, model, course, draw, learn, look):
+        def draw_or_stop(step):
             if step == 3:
                 raise Stopped
-            return learn(step)
+            return draw(step)
 
-        pretrain(folder, model, course, learn_or_stop, look)
+        pretrain(folder, model, course, draw_or_stop, learn, look)
 
     module = {"llm": llm, "vision": vision}[weights]
     with monkeypatch.context() as patch:
@@ -53,6 +54,28 @@ def test_a_tower_that_was_stopped_comes_to_the_same_weights(train, weights, muon
     losses = [[json.loads(line)["loss"] for line in log] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 6
+
+
+@pytest.mark.parametrize(("train", "muon_peak"), [(llm.train_llm, 2e-3), (vision.train_vision, None)])
+def test_a_tower_whose_rows_are_drawn_ahead_comes_to_the_same_weights(
+    train, muon_peak, tmp_path, monkeypatch
+):
+    found = {}
+    for processes in (0, 2):
+        monkeypatch.setattr(loop, "workers", lambda processes=processes: processes)
+        course = Course(steps=9, peak=1e-3, muon_peak=muon_peak, look_every=100)
+        found[processes] = (train(tmp_path / str(processes), course) / "model.safetensors").read_bytes()
+    assert found[0] == found[2]
+
+
+@pytest.mark.parametrize("start", [0, 5, 8, 17])
+def test_steps_are_drawn_in_their_order_from_any_of_them_and_those_of_a_group_by_one_process(start):
+    drawn = list(loop.batches(lambda step: (step, os.getpid()), range(start, 30), workers=2))
+    assert [step for step, _ in drawn] == list(range(start, 30))
+    processes = {step // loop.GROUP: {one for s, one in drawn if s // loop.GROUP == step // loop.GROUP}
+                 for step, _ in drawn}  # fmt: skip
+    assert all(len(one) == 1 for one in processes.values())
+    assert os.getpid() not in set().union(*processes.values())
 
 
 def test_muon_has_the_matrices_at_its_own_peak_and_no_table_of_words():
@@ -70,12 +93,15 @@ def test_muon_has_the_matrices_at_its_own_peak_and_no_table_of_words():
 def test_another_course_in_the_same_folder_is_refused(tmp_path):
     model = torch.nn.Linear(2, 1)
 
-    def learn(step):
-        return model(torch.ones(1, 2)).sum(), {}
+    def learn(drawn):
+        return model(drawn).sum(), {}
 
-    pretrain(tmp_path, model, Course(steps=2, peak=1e-3), learn, dict)
+    def draw(step):
+        return torch.ones(1, 2)
+
+    pretrain(tmp_path, model, Course(steps=2, peak=1e-3), draw, learn, dict)
     with pytest.raises(ValueError, match="give another folder"):
-        pretrain(tmp_path, model, Course(steps=3, peak=1e-3), learn, dict)
+        pretrain(tmp_path, model, Course(steps=3, peak=1e-3), draw, learn, dict)
 
 
 def test_a_loss_that_is_no_number_stops_the_course_before_the_weights_change(tmp_path):
@@ -86,7 +112,8 @@ def test_a_loss_that_is_no_number_stops_the_course_before_the_weights_change(tmp
             tmp_path,
             model,
             Course(steps=2, peak=1e-3),
-            lambda step: (model.weight.sum() * torch.nan, {}),
+            lambda step: step,
+            lambda drawn: (model.weight.sum() * torch.nan, {}),
             dict,
         )
     assert torch.equal(model.weight, before)

@@ -16,7 +16,7 @@ from ..rows import Row
 from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN, Split
 from .guidance import Gazes, Head, collate_looks, guidance_loss, looking_losses, looks
 from .lexicon import Lexicon
-from .loop import Course, device, pretrain
+from .loop import GROUP, Course, device, pretrain
 from .reading import IGNORED, Manner, Told, collate, embed, repeated, tell
 from .tokenizer import LONGEST_CONTEXT, build_tokenizer
 from .transcripts import ABILITY as TRANSCRIPT
@@ -25,7 +25,6 @@ from .transcripts import make_transcript
 WIDTH, LAYERS, HEADS, MLP = 192, 6, 4, 512
 ROWS = 32  # conversations a step
 PAPER_ROWS = 100  # of each ability, to look at how well it reads
-GROUP = 8  # steps whose rows are drawn together and dealt out by length, so that little is padded
 
 # How often each ability is asked, in parts: more often what is harder to read.
 WEIGHTS: dict[str, float] = {
@@ -77,7 +76,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 class Reader:
-    """Draws batches of told conversations of the training side; a step's depends on its number alone."""
+    """Draws batches of told conversations of the training side; a step's depends on its number alone.
+
+    Those of `GROUP` steps are drawn together and dealt out by length, so that little is padded.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> None:
         self.ids = tokenizer.get_vocab()
@@ -136,8 +138,8 @@ def train_llm(folder: Path, course: Course) -> Path:
     model = build_model(tokenizer).to(device())  # pyright: ignore[reportArgumentType]
     reader, papers = Reader(tokenizer, course.seed, course.steps), reading_papers(PAPER_ROWS)
 
-    def learn(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch, gazes = reader.batch(step)
+    def learn(drawn: tuple[dict[str, Tensor], dict[Head, Gazes]]) -> tuple[Tensor, dict[str, float]]:
+        batch, gazes = drawn
         gazes = {head: gaze.to(model.device) for head, gaze in gazes.items()}
         logits, wanted, states = read(model, batch, noise=0.5)
         saying = torch.nn.functional.cross_entropy(logits, wanted)
@@ -153,7 +155,7 @@ def train_llm(folder: Path, course: Course) -> Path:
     def look() -> dict[str, float]:
         return {f"reads {name}": share for name, share in examine(model, reader.ids, papers).items()}
 
-    pretrain(folder, model, course, learn, look)
+    pretrain(folder, model, course, reader.batch, learn, look)
     return _save(model, tokenizer, folder / "checkpoint")
 
 

@@ -6,22 +6,30 @@ the weights, the optimiser and the number.
 
 import json
 import math
+import multiprocessing
+import os
+import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from open_owl.train.progress import forget_after
 
 LOG = "log.jsonl"
 _STATE = "state.pt"
 WARM_UP = 100  # steps
+GROUP = 8  # steps that are drawn by the same process, one after the other
+WORKERS = 8  # at most: what one draws in 0.1 s a GPU learns from in a fraction of it
 
-Learn = Callable[[int], tuple[Tensor, dict[str, float]]]
+Draw = Callable[[int], Any]
+Learn = Callable[[Any], tuple[Tensor, dict[str, float]]]
 Look = Callable[[], dict[str, float]]
 
 
@@ -48,6 +56,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def workers() -> int:
+    """Processes that draw ahead: on the CPU none, as learning has all cores; nor where none can be forked."""
+    if device().type == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    return min(WORKERS, (os.cpu_count() or 1) - 1)
+
+
 def risen(step: int, course: Course) -> float:
     """The share of the peak at `step`: a linear warm-up, then a cosine to a fiftieth."""
     warm_up = min(WARM_UP, course.steps // 10 + 1)
@@ -57,13 +72,14 @@ def risen(step: int, course: Course) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look: Look) -> None:
+def pretrain(folder: Path, model: nn.Module, course: Course, draw: Draw, learn: Learn, look: Look) -> None:
     """Runs `course` from its start, or from what `folder` holds of it.
 
     Args:
         folder: for the log, one JSON a line, and the state that a later call goes on from.
         model: all parameters that learn.
-        learn: the loss of a step by its number, and what the log tells beside it.
+        draw: what is learned from in a step, by the step's number alone.
+        learn: the loss of what was drawn, and what the log tells beside it.
         look: scores on rows that are not learned from.
 
     Raises:
@@ -75,12 +91,12 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
     step, seconds = _resume(folder, model, optimizers, course)
     begun = time.perf_counter() - seconds
     since_log: list[dict[str, float]] = []
-    while step < course.steps:
+    for drawn in batches(draw, range(step, course.steps), workers()):
         torch.manual_seed(course.seed * 1_000_003 + step)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * risen(step, course)
-        loss, told = learn(step)
+        loss, told = learn(drawn)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"{folder.name}: the loss of step {step} is {loss.item()}; lower `peak`")
         loss.backward()
@@ -102,6 +118,35 @@ def pretrain(folder: Path, model: nn.Module, course: Course, learn: Learn, look:
             _note(folder, record | {"seconds": round(seconds, 1)})
         if step % course.save_every == 0 or last:
             _save(folder, model, optimizers, course, step, seconds)
+
+
+class _Steps(Dataset[Any]):
+    """What is drawn for each step."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+
+    def __getitem__(self, step: int) -> Any:
+        return self.draw(step)
+
+
+def batches(draw: Draw, steps: range, workers: int) -> Iterator[Any]:
+    """What `draw` gives for each of `steps`, drawn ahead by `workers` processes; where 0, in this one."""
+    if workers == 0 or not steps:
+        yield from map(draw, steps)
+        return
+    starts = [steps.start, *range((steps.start // GROUP + 1) * GROUP, steps.stop, GROUP)]
+    groups = [range(start, stop) for start, stop in pairwise([*starts, steps.stop])]
+    # As tensors, each of the many small ones would come with an open file of its own: they come as bytes.
+    loader = DataLoader(
+        _Steps(draw),
+        batch_sampler=groups,  # pyright: ignore[reportArgumentType]
+        num_workers=workers,
+        collate_fn=pickle.dumps,
+        multiprocessing_context="fork",
+    )
+    for group in loader:
+        yield from pickle.loads(group)
 
 
 def _optimizers(model: nn.Module, course: Course) -> list[torch.optim.Optimizer]:

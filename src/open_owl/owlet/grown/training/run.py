@@ -17,7 +17,7 @@ from open_owl.whole_file import write_whole
 
 from ..result import examine, write_report
 from .llm import train_llm
-from .loop import Course
+from .loop import Course, device
 from .pack import pack
 from .plan import Plan
 from .stages import write_recipe
@@ -47,7 +47,7 @@ def run(out: Path, plan: Plan, seed: int = 0) -> Path:
         checkpoint = train(recipe)
     with record.timed("exam"):
         owlet = pack(checkpoint, out / OWLET)
-        result = examine(lambda: open_owl.load(owlet), out, seed, plan.questions, OWLET)
+        result = examine(lambda: open_owl.load(owlet, device=str(device())), out, seed, plan.questions, OWLET)
     draw(read_runs([out]), out / CURVES)
     return write_report(out, result, record.seconds)
 

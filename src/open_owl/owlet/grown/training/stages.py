@@ -12,6 +12,7 @@ import yaml
 from ..registry import ABILITIES, make_row, stream
 from ..rows import Row, write_tar
 from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN
+from .loop import workers
 from .plan import CONVERSATIONS, Plan
 from .reading import Manner, told_row
 from .tokenizer import build_tokenizer
@@ -25,6 +26,7 @@ DESCRIBED = 0.2  # the share that is asked for a description of things; the rest
 TRANSCRIBED = 0.2  # the share of transcripts among what stage 2 sees
 TOLD = 0.5  # the share of pictures told in words among its text
 FACTS = 0.15  # the share of facts about what is there among these
+READERS = 4  # processes at most that open pictures for a GPU
 READ_SORTS = {
     "things": 4, "overlap": 1, "signs": 3, "receipt": 3, "form": 2, "table": 3, "bars": 2, "line": 2,
 }  # fmt: skip
@@ -110,7 +112,7 @@ def stage1(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
     return {
         "name": "stage1",
         "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
-        "data": {"sources": [str(paths["captions"])]},
+        "data": {"sources": [str(paths["captions"])], "workers": min(READERS, workers())},
         "optimizer": _optimizer(2e-3, {"vision_model": 3e-5}),
         **_course(steps),
     }
@@ -128,6 +130,7 @@ def stage2(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
         "data": {
             "sources": [str(paths["seen"]), {"path": str(paths["text"]), "text_only": True}],
             "half_text_half_multimodal": True,
+            "workers": min(READERS, workers()),
         },
         "optimizer": _optimizer(1e-3, {"language_model": 1e-3}),
         **_course(steps),
@@ -147,6 +150,7 @@ def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
 
 def _course(steps: int) -> dict[str, Any]:
     return {
+        "dtype": "float32",  # on a GPU too: so small a model waits for its kernels to start, not for products
         "schedule": {"shape": "cosine", "warmup_steps": min(100, steps // 10)},
         "steps": steps,
         "conversations_per_update": CONVERSATIONS,

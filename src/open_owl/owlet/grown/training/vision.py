@@ -108,14 +108,17 @@ def train_vision(folder: Path, course: Course) -> Path:
     torch.manual_seed(course.seed)
     seer = Seer().train().to(device())
 
-    def learn(step: int) -> tuple[Tensor, dict[str, float]]:
-        return seer(*draw_batch(random.Random(f"owlet sees {course.seed} {step}"), PICTURES))
+    def draw(step: int) -> tuple[Tensor, Tensor]:
+        return draw_batch(random.Random(f"owlet sees {course.seed} {step}"), PICTURES)
+
+    def learn(drawn: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        return seer(*drawn)
 
     def look() -> dict[str, float]:
         return {f"{hold_out} {name}": share for hold_out in ("pair", "word")
                 for name, share in examine(seer, Split(hold_out)).items()}  # fmt: skip
 
-    pretrain(folder, seer, course, learn, look)
+    pretrain(folder, seer, course, draw, learn, look)
     checkpoint = folder / "checkpoint"
     save(seer.encoder, checkpoint, SIDE)
     return checkpoint
