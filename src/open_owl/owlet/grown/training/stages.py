@@ -12,7 +12,7 @@ import yaml
 from ..registry import ABILITIES, make_row, stream
 from ..rows import Row, write_tar
 from ..splits import ASKED_MUCH, OF_WHAT_IS_TOLD, TRAIN
-from .loop import workers
+from .loop import device, workers
 from .plan import CONVERSATIONS, Plan
 from .reading import Manner, told_row
 from .tokenizer import build_tokenizer
@@ -112,7 +112,7 @@ def stage1(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
     return {
         "name": "stage1",
         "learns": {"vision_model": "full", "abstractor": "full", "language_model": "frozen"},
-        "data": {"sources": [str(paths["captions"])], "workers": min(READERS, workers())},
+        "data": {"sources": [str(paths["captions"])], **_readers()},
         "optimizer": _optimizer(2e-3, {"vision_model": 3e-5}),
         **_course(steps),
     }
@@ -130,11 +130,16 @@ def stage2(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
         "data": {
             "sources": [str(paths["seen"]), {"path": str(paths["text"]), "text_only": True}],
             "half_text_half_multimodal": True,
-            "workers": min(READERS, workers()),
+            **_readers(),
         },
         "optimizer": _optimizer(1e-3, {"language_model": 1e-3}),
         **_course(steps),
     }
+
+
+def _readers() -> dict[str, int]:
+    """On a GPU, processes that open the pictures; a CPU's cores are busy learning."""
+    return {"workers": min(READERS, workers())} if workers() else {}
 
 
 def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
@@ -150,7 +155,6 @@ def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
 
 def _course(steps: int) -> dict[str, Any]:
     return {
-        "dtype": "float32",  # on a GPU too: so small a model waits for its kernels to start, not for products
         "schedule": {"shape": "cosine", "warmup_steps": min(100, steps // 10)},
         "steps": steps,
         "conversations_per_update": CONVERSATIONS,
@@ -158,4 +162,6 @@ def _course(steps: int) -> dict[str, Any]:
         "max_tokens": 1024,
         "log_every_steps": 10,
         "save_every_steps": 200,
+        # What `auto` is on a CPU. So small a model waits for a GPU's kernels to start, not for products.
+        **({"dtype": "float32"} if device().type == "cuda" else {}),
     }
