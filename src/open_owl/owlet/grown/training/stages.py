@@ -139,7 +139,8 @@ def stage2(steps: int, paths: dict[str, Path]) -> dict[str, Any]:
 
 def _readers() -> dict[str, int]:
     """On a GPU, processes that open the pictures; a CPU's cores are busy learning."""
-    return {"workers": min(READERS, workers())} if workers() else {}
+    readers = min(READERS, workers())
+    return {"workers": readers} if readers else {}
 
 
 def _optimizer(rate: float, by_part: dict[str, float]) -> dict[str, Any]:
