@@ -15,6 +15,7 @@ import yaml
 from open_owl.data.formats import Format, detect_format, read_row
 from open_owl.train.loading import load_recipe, preset_names
 from owl_cli.main import app
+from owl_cli.train import train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,7 +87,9 @@ def test_the_data_page_names_every_reason_to_refuse_a_row() -> None:
     assert in_code <= in_page
 
 
-def test_the_recipe_in_the_training_page_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def page_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The training page's first recipe as `my-recipe.yaml`, in a folder with its data, which is empty."""
     monkeypatch.chdir(tmp_path)
     text = re.findall(r"```yaml\n(.*?)```", (DOCS / "training.md").read_text(), re.DOTALL)[0]
     Path("my-recipe.yaml").write_text(text)
@@ -95,7 +98,22 @@ def test_the_recipe_in_the_training_page_can_run(tmp_path: Path, monkeypatch: py
             path = Path((source if isinstance(source, str) else source["path"]).replace("*", "0"))
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    assert [stage.name for stage in load_recipe("my-recipe.yaml").stages] == ["stage1", "stage2"]
+    return "my-recipe.yaml"
+
+
+def test_the_recipe_in_the_training_page_can_run(page_recipe: str) -> None:
+    assert [stage.name for stage in load_recipe(page_recipe).stages] == ["stage1", "stage2"]
+
+
+def test_overrides_on_the_pages_and_in_the_help_can_run(page_recipe: str) -> None:
+    Path("captions.jsonl").touch()
+    Path("my-owl").mkdir()
+    lines = [line for _, line in documented_commands()] + (train.__doc__ or "").splitlines()
+    words = [shlex.split(line, comments=True)[2:] for line in lines if line.strip().startswith("owl train ")]
+    shown = [line for line in words if any("=" in word for word in line)]
+    assert len(shown) >= 4
+    for recipe, *overrides in shown:
+        load_recipe(recipe, [word for word in overrides if "=" in word])
 
 
 def test_the_training_page_names_every_preset() -> None:

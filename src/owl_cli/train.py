@@ -22,8 +22,8 @@ def train(
     \b
     Examples:
       owl train my-recipe.yaml
-      owl train my-recipe.yaml stages.0.steps=100 output_dir=runs/short --print
-      owl train paper-stage2 model=my-owl output_dir=runs/s2 'stages.0.data.sources=[rows.jsonl]'
+      owl train my-recipe.yaml stages.0.data.workers=4 output_dir=runs/again --print
+      owl train paper-stage1-body model=my-owl output_dir=runs/s1 'stages.0.data.sources=[captions.jsonl]'
     """
     from open_owl.train.loading import recipe_as_written
 

@@ -155,6 +155,24 @@ def test_a_transformers_folder_loads_where_open_owl_is_not_installed(parts, tmp_
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, atol=1e-5, rtol=0)
 
 
+WITHOUT_EXTRA = """
+import sys
+class NoMegatron:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "megatron":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoMegatron())
+from owl_cli.main import app
+app()
+"""
+
+
+def test_a_whole_checkpoint_is_exported_without_the_extra_for_training(tmp_path):
+    arguments = ["export", str(save_base(tmp_path / "base")), "--out", str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", WITHOUT_EXTRA, *arguments], check=True)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError, match="'gguf' is unknown; use hf or gguf-lm"):
         export(tmp_path / "absent", tmp_path / "out", "gguf")  # pyright: ignore[reportArgumentType]

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+import torch
 import yaml
 from pydantic import ValidationError
 
+from open_owl.checkpoint import open_checkpoint
 from open_owl.train.loading import (
     PRESETS,
     RecipeError,
@@ -12,6 +14,8 @@ from open_owl.train.loading import (
     recipe_as_written,
     recipe_text,
 )
+from open_owl.train.recipe import Recipe
+from open_owl.train.run import starting_checkpoint
 
 
 @pytest.fixture
@@ -188,3 +192,23 @@ def test_a_recipe_that_cannot_run_is_printed_as_far_as_it_goes(folder):
     assert yaml.safe_load(text)["stages"][0]["optimizer"]["learning_rate"] == 2e-5
     assert problem is not None
     assert [line for line in problem.problems if "model: missing" in line]
+
+
+def test_a_recipe_composes_in_the_precision_it_names(parts, tmp_path):
+    towers = {"vision": str(parts.encoder("clip")), "llm": str(parts.llm("llama"))}
+    stage = {
+        "learns": {"vision_model": "frozen", "abstractor": "full", "language_model": "frozen"},
+        "data": {"sources": [str(tmp_path / "rows.jsonl")]}, "optimizer": {"learning_rate": 1e-3},
+        "steps": 1, "conversations_per_update": 1, "conversations_per_step": 1, "max_tokens": 64,
+    }  # fmt: skip
+    (tmp_path / "rows.jsonl").touch()
+    recipe = Recipe.model_validate(
+        {
+            "model": {"compose": towers | {"dtype": "bfloat16", "vision_layer": -2, "keep_cls": False}},
+            "output_dir": str(tmp_path / "out"),
+            "stages": [stage | {"name": "one"}],
+        }
+    )
+    model, _ = open_checkpoint(starting_checkpoint(recipe, tmp_path / "out"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.config.vision_feature_select_strategy == "default"

@@ -99,5 +99,8 @@ class MixtureSettings(BaseModel):
         kinds = {source.text_only for source in self.sources}
         if self.half_text_half_multimodal and len(kinds) < 2:
             which = "with" if kinds == {False} else "without"
-            raise ValueError(f"half_text_half_multimodal needs a source {which} `text_only: true`; add one")
+            raise ValueError(
+                f"half_text_half_multimodal needs a source {which} `text_only: true`; add one, or write "
+                "half_text_half_multimodal: false"
+            )
         return self

@@ -8,7 +8,7 @@ import torch
 from open_owl.checkpoint import open_checkpoint
 from open_owl.export.language_model import save_language_model
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
-from open_owl.train.unfinished import is_unfinished, open_unfinished
+from open_owl.train.run_folder import is_unfinished
 
 Format = Literal["hf", "gguf-lm"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -47,5 +47,7 @@ def _opened(
     checkpoint: str | Path, dtype: torch.dtype | str | None
 ) -> tuple[MplugOwlForConditionalGeneration, MplugOwlProcessor]:
     if is_unfinished(checkpoint):
+        from open_owl.train.unfinished import open_unfinished  # needs what training needs, the extra `train`
+
         return open_unfinished(Path(checkpoint), dtype)
     return open_checkpoint(checkpoint, dtype)

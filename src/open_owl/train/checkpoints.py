@@ -12,7 +12,7 @@ from open_owl.data.resume import state_file
 from open_owl.data.stream import Stream
 from open_owl.train.parallel import wait_for_everyone
 from open_owl.train.recipe import Stage
-from open_owl.train.run_folder import forget_old_checkpoints
+from open_owl.train.run_folder import LEARNED, forget_old_checkpoints
 from open_owl.train.sharding import (
     has_shards,
     is_sharded,
@@ -21,7 +21,6 @@ from open_owl.train.sharding import (
     save_shards,
 )
 
-LEARNED = "learned.safetensors"
 SCHEDULER = "scheduler.pt"
 
 

@@ -33,7 +33,10 @@ class Settings(BaseModel):
 
 
 class Composition(Settings):
-    """An encoder and an LLM to join with a fresh abstractor; null as in `open_owl.compose.compose`."""
+    """An encoder and an LLM to join with a fresh abstractor; keys as in `open_owl.compose.compose`.
+
+    `dtype` is what the weights are stored in; what does not learn is computed with as it is stored.
+    """
 
     vision: str
     llm: str
@@ -42,6 +45,9 @@ class Composition(Settings):
     num_layers: PositiveInt | None = None
     width: PositiveInt | None = None
     num_heads: PositiveInt | None = None
+    vision_layer: int = Field(default=-1, le=-1)
+    keep_cls: bool = True
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class ModelSource(Settings):

@@ -158,7 +158,7 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
     composed = output / "composed"
     if not is_finished(composed):
         set_seed(recipe.seed)
-        compose(**parts.model_dump(), out=composed)
+        compose(**parts.model_dump() | {"dtype": getattr(torch, parts.dtype)}, out=composed)
         mark_finished(composed)
     return str(composed)
 

@@ -15,6 +15,9 @@ from open_owl.train.recipe import Recipe
 RECIPE = "recipe.yaml"
 FINISHED = "finished.json"
 COMPLETE = "trainer_state.json"
+# What a checkpoint of an unfinished stage has learned: one file, or a folder of shards.
+LEARNED = "learned.safetensors"
+SHARDS = "sharded"
 
 
 class ChangedRecipeError(ValueError):
@@ -73,6 +76,11 @@ def is_finished(folder: Path) -> bool:
 def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
     """Written last: what a killed process leaves half done has no such file."""
     _write_whole(folder / FINISHED, json.dumps(summary or {}, indent=2) + "\n")
+
+
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether `folder` is a stage's `checkpoints/checkpoint-STEP`."""
+    return Path(folder, LEARNED).is_file() or Path(folder, SHARDS).is_dir()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -33,10 +33,10 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_owl.train.recipe import PARTS, Stage
+from open_owl.train.run_folder import SHARDS
 from open_owl.train.stages import is_spare_copy, part_module, uses_bfloat16
 
 # The folder of a checkpoint that holds its shards.
-SHARDS = "sharded"
 
 
 def shard(model: nn.Module, stage: Stage) -> None:

@@ -11,17 +11,11 @@ from torch import nn
 from open_owl.adapter import fold
 from open_owl.checkpoint import open_checkpoint
 from open_owl.model import MplugOwlForConditionalGeneration, MplugOwlProcessor
-from open_owl.train.checkpoints import LEARNED, load_learned
+from open_owl.train.checkpoints import load_learned
 from open_owl.train.lora import starting_point, with_lora
 from open_owl.train.recipe import Learns, Lora, Stage
 from open_owl.train.run_folder import RECIPE
-from open_owl.train.sharding import has_shards
 from open_owl.train.stages import freeze, learning_whole
-
-
-def is_unfinished(folder: str | Path) -> bool:
-    """Whether `folder` is a stage's `checkpoints/checkpoint-STEP`."""
-    return (Path(folder) / LEARNED).is_file() or has_shards(folder)
 
 
 def open_unfinished(
