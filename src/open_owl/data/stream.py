@@ -56,6 +56,17 @@ class Supply:
                 "fewer steps or epochs, raise max_epochs, or leave it out of one source"
             )
 
+    def fingerprint(self, seed: int) -> str:
+        """Of everything that decides the order of rows, whoever reads them and wherever the files lie."""
+        elsewhere = {"path", "media_folder"}
+        exclude = {"max_refused_share": True, "workers": True, "sources": {"__all__": elsewhere}}
+        parts = [
+            self.settings.model_dump_json(exclude=exclude),
+            *(index.content for one in self.opened for index in one.rows.indexes),
+            str(seed),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def _most_rows(self) -> int | None:
         sides = [[one for one in self.opened if side(one)] for side in _sides(self.settings)]
         totals = [
@@ -188,15 +199,7 @@ class Stream:
         self.ledger = deepcopy(state["ledger"])
 
     def fingerprint(self) -> str:
-        """Of everything that decides the order of rows, whoever reads them and wherever the files lie."""
-        elsewhere = {"path", "media_folder"}
-        exclude = {"max_refused_share": True, "workers": True, "sources": {"__all__": elsewhere}}
-        parts = [
-            self.settings.model_dump_json(exclude=exclude),
-            *(index.content for one in self._opened for index in one.rows.indexes),
-            str(self._seed),
-        ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self.supply.fingerprint(self._seed)
 
 
 def open_mixture(

@@ -46,6 +46,7 @@ from open_owl.train.progress import (
 from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import (
+    DATA,
     claim,
     forget_checkpoints,
     forget_half_written,
@@ -131,7 +132,7 @@ def _through_stage(
 
     def save() -> None:
         result = learner if is_whole else learned_on_base(counted, base, adapter, folder)
-        save_stage(result, processor, folder, base)
+        save_stage(result, processor, folder, base, stream.fingerprint())
 
     on_first(save)
     return str(folder)
@@ -238,8 +239,13 @@ def _tensorboard(folder: Path) -> list[TensorBoardCallback]:
     return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))] if is_first() else []
 
 
-def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str) -> None:
-    """Writes the result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
+def save_stage(
+    model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str, data: str | None = None
+) -> None:
+    """Writes the result: an adapter directory that names `base`, or a full checkpoint; the processor too.
+
+    data: the fingerprint of what the stage learned from.
+    """
     if isinstance(model, PeftModel):
         save_adapter(model, folder, base)
     else:
@@ -248,7 +254,7 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
             parameter.data = parameter.data.to(owl.config.dtype)
         owl.save_pretrained(folder)
     processor.save_pretrained(folder)
-    mark_finished(folder, read_log(folder / LOG)[-1])
+    mark_finished(folder, {**read_log(folder / LOG)[-1], DATA: data})
     forget_checkpoints(folder)
 
 
