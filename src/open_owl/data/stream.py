@@ -116,7 +116,10 @@ class Stream:
         return self
 
     def __next__(self) -> EncodedConversation:
-        """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
+        """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError.
+
+        Raises ModuleNotFoundError for a row that needs an extra that is not installed.
+        """
         if not self._begun:
             self._begin()
         row = None
@@ -146,6 +149,8 @@ class Stream:
         if isinstance(row, EncodedConversation):
             self.ledger.good()
             return replace(energon.with_tensors(row), source=source)
+        if isinstance(row, energon.MissingExtra):
+            raise ModuleNotFoundError(row.message)
         self.ledger.refuse(row.reason, row.message, source)
         self.ledger.judge(self.settings.max_refused_share)
         return None
