@@ -80,11 +80,12 @@ class OpenedSource:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a conversation becomes ids: what `encode` is given beside it."""
+    """How a conversation becomes ids: what `encode` is given beside it; whether the model reads videos."""
 
     processor: "MplugOwlProcessor"
     max_tokens: int
     chat_template: str | None
+    reads_videos: bool = True
 
 
 def worker_config(rank: int, world_size: int, workers: int, seed: int) -> WorkerConfig:

@@ -94,6 +94,10 @@ class MixtureSettings(BaseModel):
     workers: int = Field(default=0, ge=0)
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
 
+    def readers(self, processes: int) -> int:
+        """Who shares the rows: a process without workers is one reader."""
+        return processes * max(1, self.workers)
+
     @model_validator(mode="after")
     def _both_halves_have_sources(self) -> "MixtureSettings":
         kinds = {source.text_only for source in self.sources}

@@ -17,10 +17,15 @@ from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
 from open_owl.compose import compose
 from open_owl.data.packing import Layout
+from open_owl.data.refusals import Refusals
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.checkpoints import load_learned
-from open_owl.train.checks import refuse_what_cannot_run, with_steps_counted
+from open_owl.train.checks import (
+    refuse_rows_beyond_positions,
+    refuse_what_cannot_run,
+    with_steps_counted,
+)
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
@@ -55,7 +60,7 @@ from open_owl.train.run_folder import (
     mark_finished,
 )
 from open_owl.train.sharding import is_sharded, shard
-from open_owl.train.stages import apply_stage, bare, part_module, stage_table
+from open_owl.train.stages import apply_stage, bare, part_module, reads_videos, stage_table
 from open_owl.train.trainer import StageTrainer
 
 LOG = "log.jsonl"
@@ -122,12 +127,19 @@ def _through_stage(
         return str(folder)
     base, adapter = starting_point(stage, checkpoint)
     model, processor = open_checkpoint(base)
-    stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
+    for one in recipe.stages[recipe.stages.index(stage) :]:  # the LLM is the same in all of them
+        refuse_rows_beyond_positions(one, model)
+    videos = reads_videos(model)
+    stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed, videos))
+    for sentence in stream.supply.thinned_out(stage.data.readers(count())):
+        console.print(f"WARNING: {stage.name}: {sentence}", style="bold red", highlight=False, markup=False)
     counted = with_steps_counted(stage, stream.supply)
     set_seed(recipe.seed)
     learner = apply_stage(model, counted, adapter)
     with closing(stream):
-        run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
+        stopped_late = run_stage(
+            learner, processor, stream, counted, folder, recipe, console, on_progress, parallel
+        )
     is_whole = not is_sharded(learner) and parallel != "deepspeed_zero2"
 
     def save() -> None:
@@ -164,9 +176,12 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
     return str(composed)
 
 
-def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int) -> Stream:
-    """This process's share of the stage's data; torchrun says which process this is."""
-    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank(), count())
+def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int, videos: bool = True) -> Stream:
+    """This process's share of the stage's data; torchrun says which process this is.
+
+    videos: whether the model reads them.
+    """
+    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank(), count(), videos)
 
 
 def run_stage(
@@ -191,7 +206,8 @@ def run_stage(
     layout = layout_for(model, stage, console)
     held_out = None
     if stage.evaluation is not None:
-        held_out = first_on_each_node(lambda: HeldOut(stage, processor, layout, pad_token_id(processor)))
+        pad, videos = pad_token_id(processor), reads_videos(model)
+        held_out = first_on_each_node(lambda: HeldOut(stage, processor, layout, pad, videos))
     if parallel == "fsdp2":
         shard(model, stage)
     trainer = StageTrainer(
