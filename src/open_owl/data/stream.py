@@ -291,7 +291,7 @@ def _opened(
         why = "; ".join(message for _, message in broken)
         raise ValueError(f"{source.path} holds no row" + (f": {why}" if why else ""))
     for reason, message in broken:
-        ledger.add(reason, message, source.path)
+        ledger.add_before(reason, message, source.path)
     ledger.include_before(what_was_refused(source.path, source.media_folder))
     needs_media = settings.half_text_half_multimodal and not source.text_only
     return OpenedSource(source, rows, needs_media)
