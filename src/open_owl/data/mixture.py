@@ -1,5 +1,6 @@
 """What a stage learns from: sources of rows, and how they are mixed."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -55,6 +56,13 @@ class SourceSettings(BaseModel):
     def files(self) -> list[DataFile]:
         """What the stream reads; Parquet is converted first. Raises ValueError where there is nothing."""
         return ready_files(self.path, self.media_folder)
+
+    def named_files(self) -> set[str]:
+        """Which files the path means, whatever they are called by; what is elsewhere as it is written."""
+        if "://" in self.path:
+            return {self.path}
+        files = parquet_files(self.path) if is_parquet(self.path) else data_files(self.path)
+        return {str(Path(str(file)).resolve()) for file in files}
 
     def read(self, raw: RawRow, file: DataFile, draw: int = 0) -> Conversation:
         """The conversation of a raw row of `file`; `draw` as for `read_row`. Raises Refused."""
