@@ -31,8 +31,10 @@ from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
 from open_owl.train.packed import why_not_packed
 from open_owl.train.parallel import (
+    anyone,
     count,
     first_on_each_node,
+    gathered,
     is_first,
     join,
     leave,
@@ -147,6 +149,11 @@ def _through_stage(
         save_stage(result, processor, folder, base, stream.fingerprint())
 
     on_first(save)
+    if stopped_late:
+        raise TrainingStopped(
+            f"stopped after the last step of stage {stage.name}, whose result is saved; "
+            "the same command goes on from there"
+        )
     return str(folder)
 
 
@@ -194,10 +201,14 @@ def run_stage(
     console: Console,
     on_progress: OnProgress | None = None,
     parallel: Parallel = "auto",
-) -> None:
+) -> bool:
     """Trains `model` (what `apply_stage` returned) through `stage`, from its last checkpoint if it has one.
 
-    Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`.
+    Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`. Returns whether a signal asked any
+    process to stop after the last step had ended: then the stage is whole, and nothing may follow it.
+
+    Raises:
+        TrainingStopped: a signal asked before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     console.print(stage_table(model, stage))
@@ -230,6 +241,7 @@ def run_stage(
         console.print(f"{stage.name}: {trainer.watch.about_mfu}", highlight=False)
     with stop.listening(), closing(journal):
         trainer.go_on(on_first(lambda: _where_to_go_on(folder)))
+    stopped_late = anyone(stop.asked) and not stop.stopped  # while the last step was evaluated or saved
     if trainer.data_spent and not stop.stopped:
         reached = f"{stage.name} ends at step {trainer.state.global_step} of {stage.steps}"
         console.print(f"{reached}: {trainer.data_spent}", highlight=False)
@@ -238,12 +250,21 @@ def run_stage(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
             "the same command goes on from there"
         )
-    if stream.ledger.total:
+    _tell_of_refused_rows(stage, gathered(stream.ledger), console)
+    return stopped_late
+
+
+def _tell_of_refused_rows(stage: Stage, ledgers: list[Refusals], console: Console) -> None:
+    """ledgers: of all processes."""
+    ledger = Refusals()
+    for one in ledgers:
+        ledger.include(one)
+    if ledger.total:
         console.print(
-            f"{stage.name}: {stream.ledger.refused_while_reading:,} of {stream.ledger.rows:,} rows read were "
-            f"refused, and {stream.ledger.before:,} when they were converted"
+            f"{stage.name}: {ledger.refused_while_reading:,} of {ledger.rows:,} rows read were refused, "
+            f"and {ledger.before:,} when their files were indexed or converted"
         )
-        console.print(stream.ledger.report(), highlight=False)
+        console.print(ledger.report(), highlight=False)
 
 
 def _where_to_go_on(folder: Path) -> Path | None:

@@ -125,7 +125,7 @@ def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a stage; what a killed process left half written is passed over."""
-    complete = [path for path in _checkpoints(folder / "checkpoints") if _is_complete(path)]
+    complete = [path for path in _checkpoints(folder / "checkpoints") if is_complete(path)]
     return complete[-1] if complete else None
 
 
@@ -141,12 +141,12 @@ def forget_half_written(folder: Path) -> None:
     name.
     """
     for checkpoint in _checkpoints(folder / "checkpoints"):
-        if not _is_complete(checkpoint):
+        if not is_complete(checkpoint):
             shutil.rmtree(checkpoint)
 
 
 def forget_old_checkpoints(folder: Path, keep_last: int) -> None:
-    whole = [checkpoint for checkpoint in _checkpoints(folder) if _is_complete(checkpoint)]
+    whole = [checkpoint for checkpoint in _checkpoints(folder) if is_complete(checkpoint)]
     for checkpoint in whole[:-keep_last]:
         (checkpoint / COMPLETE).unlink()  # first, so that one half removed is not taken for whole
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -157,7 +157,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def is_complete(checkpoint: Path) -> bool:
     """Trainer writes trainer_state.json after everything else."""
     try:
         return bool(json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")))

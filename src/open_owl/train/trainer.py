@@ -163,7 +163,10 @@ class StageTrainer(CheckpointTrainer):
         self.data_spent = self.data_spent or DataSpentError("another process has no row left")
         if self.state.global_step == 0:
             raise self.data_spent
-        self.control.should_training_stop = self.control.should_save = True
+        self.control.should_training_stop = True
+        # What is whole is not written anew in its place: a process killed meanwhile would leave it torn.
+        here = self.folder / f"checkpoint-{self.state.global_step}"
+        self.control.should_save = not on_first(lambda: is_complete(here))
         # By the log, not by what was due: a checkpoint from here may be gone on with.
         step, log = self.state.global_step, self.state.log_history
         evaluated = any("eval_loss" in entry and entry["step"] == step for entry in log)
