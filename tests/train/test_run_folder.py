@@ -77,3 +77,9 @@ def test_what_decides_the_order_of_rows_may_not_change(folder):
     assert "workers" not in "".join(
         line for line in str(refused.value).splitlines() if line.startswith(("+", "-"))
     )
+
+
+def test_a_kept_recipe_that_is_no_yaml_is_another_one(folder):
+    (folder / "out" / "recipe.yaml").write_text("stages: [")
+    with pytest.raises(ChangedRecipeError, match="holds a run of another recipe"):
+        quietly(with_data_in(folder, "data"))

@@ -43,7 +43,7 @@ def claim(recipe: Recipe) -> Path:
     output, ours = Path(recipe.output_dir), recipe_text(recipe)
     kept = output / RECIPE
     if kept.is_file():
-        before = yaml.safe_load(kept.read_text(encoding="utf-8"))
+        before = _read(kept)
         theirs = _as_written_now(before, yaml.safe_load(ours))
         if theirs != ours:
             changes = difflib.unified_diff(
@@ -57,6 +57,13 @@ def claim(recipe: Recipe) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     _write_whole(kept, ours)
     return output
+
+
+def _read(recipe: Path) -> Any:
+    try:
+        return yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return None  # torn or edited: it is not ours
 
 
 def _as_written_now(theirs: Any, ours: dict[str, Any]) -> str:
@@ -94,7 +101,10 @@ def _refuse_other_data(recipe: Recipe, before: dict[str, Any], output: Path) -> 
     for stage, kept in zip(recipe.stages, before["stages"], strict=True):
         file = output / stage.name / FINISHED
         paths = [source.path for source in stage.data.sources]
-        if paths == [source["path"] for source in kept["data"]["sources"]] or not file.is_file():
+        sources = [
+            source if isinstance(source, str) else source["path"] for source in kept["data"]["sources"]
+        ]
+        if paths == sources or not file.is_file():
             continue
         known = json.loads(file.read_text(encoding="utf-8")).get(DATA)  # older versions did not write it
         if known and known != Supply(stage.data).fingerprint(recipe.seed):
