@@ -7,7 +7,7 @@ from tests.data.tiny import write_tar
 
 from open_owl.data.conversation import Conversation, Refused
 from open_owl.data.formats import read_row
-from open_owl.data.media import folder_of
+from open_owl.data.media import folder_of, videos_in
 from open_owl.data.rows import RawRow, raw_rows
 
 
@@ -43,3 +43,26 @@ def test_two_names_do_not_become_one_picture():
         asked(["a.jpg", "b.jpg"], {"jpg": b"picture"})
     assert info.value.reason == "image_missing"
     assert len(asked(["a.jpg", "a.jpg"], {"jpg": b"picture"}).images) == 2
+
+
+def test_a_list_of_pictures_under_video_is_one_video_and_a_list_of_films_are_several():
+    assert videos_in(["1.jpg", "sub/2.PNG"]) == [["1.jpg", "sub/2.PNG"]]
+    assert videos_in(["a.mp4", "b.mp4"]) == ["a.mp4", "b.mp4"]
+    assert videos_in(["a.gif"]) == ["a.gif"], "an animation is a film"
+    assert videos_in([["1.jpg"], ["2.jpg"]]) == [["1.jpg"], ["2.jpg"]]
+    assert videos_in("a.mp4") == ["a.mp4"]
+    assert videos_in(None) == []
+    said = [{"from": "human", "value": "<video> What?"}, {"from": "gpt", "value": "Rain."}]
+    row = {"video": ["1.jpg", "2.jpg"], "conversations": said}
+    (video,) = read_row(row, None, Path("/x"), "a.jsonl:1").videos
+    assert video.source == [Path("/x/1.jpg"), Path("/x/2.jpg")]
+
+
+def test_a_heic_picture_of_a_sample_is_refused_as_one_unless_there_is_another():
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    row = read_row({"caption": "A cup."}, None, {"heic": heic}, "a.tar:0007")
+    with pytest.raises(Refused, match="is a HEIC picture, which cannot be read; convert it to JPEG") as info:
+        row.images[0].open("a.tar:0007")
+    assert info.value.reason == "image_unsupported"
+    both = read_row({"caption": "A cup."}, None, {"heic": heic, "jpg": b"picture"}, "a.tar:0007")
+    assert [image.source for image in both.images] == [b"picture"]

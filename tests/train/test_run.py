@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from tests.train.tiny import tiny_owl
 
 from open_owl.checkpoint import open_checkpoint
+from open_owl.train.claim import claim
 from open_owl.train.loading import load_recipe
 from open_owl.train.progress import forget_after, read_log
 from open_owl.train.recipe import Recipe
 from open_owl.train.run import TrainingStopped, train
 from open_owl.train.run_folder import (
     ChangedRecipeError,
-    claim,
     forget_half_written,
     forget_old_checkpoints,
     last_checkpoint,

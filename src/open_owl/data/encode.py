@@ -91,6 +91,13 @@ def encode(
     )
 
 
+def refuse_videos(conversation: Conversation) -> None:
+    """For a model that reads none. Raises Refused: `no_videos`."""
+    if conversation.videos:
+        remedy = "show frames as pictures, or use an abstractor"
+        raise Refused("no_videos", "a video for a linear projector", conversation.place, remedy)
+
+
 def count_tokens(
     conversation: Conversation, processor: "MplugOwlProcessor", max_tokens: int | None = None
 ) -> int:

@@ -40,7 +40,7 @@ from megatron.energon.savable_loader import (
 from megatron.energon.state import FlexState
 
 from .conversation import Conversation, Refused
-from .encode import EncodedConversation, encode
+from .encode import EncodedConversation, encode, refuse_videos
 from .index import IndexedRows
 from .mixture import SourceSettings
 
@@ -62,6 +62,14 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class MissingExtra:
+    """In a row's place: no row of its kind will ever be read. Raised where rows are taken, because energon
+    would wrap an error of its own around it."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class OpenedSource:
     """A source and its rows; `needs_media` where a row without picture or video is refused."""
 
@@ -72,11 +80,12 @@ class OpenedSource:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a conversation becomes ids: what `encode` is given beside it."""
+    """How a conversation becomes ids: what `encode` is given beside it; whether the model reads videos."""
 
     processor: "MplugOwlProcessor"
     max_tokens: int
     chat_template: str | None
+    reads_videos: bool = True
 
 
 def worker_config(rank: int, world_size: int, workers: int, seed: int) -> WorkerConfig:
@@ -94,13 +103,10 @@ def open_loader(
 ) -> Any:
     """energon's loader over numbered sources.
 
-    It gives mappings of `row` (an `EncodedConversation` or a `Refusal`) and `source` (a number).
+    It gives mappings of `row` (an `EncodedConversation`, a `Refusal` or a `MissingExtra`) and `source` (a
+    number).
     """
     processes = worker.world_size * max(1, worker.num_workers)
-    total = sum(len(opened.rows) for _, opened in sources)
-    if total < processes:
-        names = ", ".join(opened.source.path for _, opened in sources)
-        raise ValueError(f"{names}: {total} rows cannot be split over {processes} readers; set fewer workers")
     # Each source's odd rows go to the readers after those that had the odd rows of the source before.
     offsets = itertools.accumulate((len(opened.rows) for _, opened in sources), initial=0)
     parts = [
@@ -171,7 +177,7 @@ def _mapped(dataset: Any, function: Any, worker: WorkerConfig) -> MapDataset:
 
 
 def _read(sample: Any, number: int, opened: OpenedSource, worker: WorkerConfig) -> dict[str, Any]:
-    """The number of a row becomes a `Conversation`, or a `Refusal`."""
+    """The number of a row becomes a `Conversation`, a `Refusal` or a `MissingExtra`."""
     # The how-manieth row of this reader it is, so that another epoch may show another of a picture's
     # captions.
     draw = worker.active_worker_sample_index // max(1, worker.num_workers)
@@ -179,12 +185,14 @@ def _read(sample: Any, number: int, opened: OpenedSource, worker: WorkerConfig) 
         raw, file = opened.rows.read(sample.data[0])
         if isinstance(raw, Refused):
             raise raw
-        row: Conversation | Refusal = opened.source.read(raw, file, draw)
+        row: Conversation | Refusal | MissingExtra = opened.source.read(raw, file, draw)
         if opened.needs_media and not (row.images or row.videos):
             remedy = "put rows of text into a source of their own with `text_only: true`"
             raise Refused("no_media", "no picture and no video", raw.place, remedy)
     except Refused as refused:
         row = Refusal(refused.reason, str(refused))
+    except ImportError as error:
+        row = MissingExtra(str(error))
     except Exception as error:  # whatever it is: a row must not end a month of training
         row = Refusal(
             "reader_error", f"{type(error).__name__}: {error} at row {sample.data[0]} of its source"
@@ -193,14 +201,18 @@ def _read(sample: Any, number: int, opened: OpenedSource, worker: WorkerConfig) 
 
 
 def _encoded(sample: dict[str, Any], encoding: Encoding, in_worker: bool) -> dict[str, Any]:
-    """A `Conversation` becomes an `EncodedConversation`, or a `Refusal`."""
+    """A `Conversation` becomes an `EncodedConversation`, a `Refusal` or a `MissingExtra`."""
     row = sample["row"]
     if isinstance(row, Conversation):
         try:
+            if not encoding.reads_videos:
+                refuse_videos(row)
             row = encode(row, encoding.processor, encoding.max_tokens, encoding.chat_template)
             row = _with_arrays(row) if in_worker else row
         except Refused as refused:
             row = Refusal(refused.reason, str(refused))
+        except ImportError as error:
+            row = MissingExtra(str(error))
         except Exception as error:
             row = Refusal("reader_error", f"{type(error).__name__}: {error} in {sample['row'].place}")
     return {**sample, "row": row}

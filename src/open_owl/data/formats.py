@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .conversation import Conversation, Image, Part, Refused, Text, Turn, Video, conversation_of, text_parts
 from .media import (
     PICTURE_EXTENSIONS,
+    UNREADABLE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     MediaSource,
     Sample,
@@ -22,6 +23,7 @@ from .media import (
     list_of,
     members_with,
     video_of,
+    videos_in,
 )
 
 Format = Literal["conversations", "messages", "alpaca", "baize", "released", "self_instruct", "captions"]
@@ -213,7 +215,8 @@ def _pair_media(row: dict, media: MediaSource, place: str) -> Part:
     for key in ("image", "image_path", "file_name", "video"):
         if row.get(key) and not members:
             reader = video_of if key == "video" else image_of
-            members = [reader(one, media, place) for one in list_of(row[key])]
+            given = videos_in(row[key]) if key == "video" else list_of(row[key])
+            members = [reader(one, media, place) for one in given]
     if len(members) != 1:
         raise Refused("image_count", f"{len(members)} pictures for one caption", place)
     return members[0]
@@ -344,12 +347,14 @@ def _has_media(row: dict) -> bool:
 def _media_of(row: dict, media: MediaSource, place: str) -> tuple[list[Part], list[Part]]:
     """The pictures and videos that a row names."""
     images: list[Part] = [image_of(one, media, place) for one in _field(row, "image", "images")]
-    return images, [video_of(one, media, place) for one in _field(row, "video", "videos")]
+    given = [*videos_in(row.get("video")), *list_of(row.get("videos"))]
+    return images, [video_of(one, media, place) for one in given]
 
 
 def _members_of(media: MediaSource) -> tuple[list[Part], list[Part]]:
     """The pictures and videos of a tar sample."""
-    images: list[Part] = [Image(data) for data in members_with(PICTURE_EXTENSIONS, media)]
+    found = members_with(PICTURE_EXTENSIONS, media) or members_with(UNREADABLE_EXTENSIONS, media)
+    images: list[Part] = [Image(data) for data in found]
     return images, [Video(data) for data in members_with(VIDEO_EXTENSIONS, media)]
 
 

@@ -12,7 +12,10 @@ from .storage import DataFile, RemoteFile, is_remote, local_or_remote
 # What a name in a row refers to: files below a folder, or the members of a WebDataset sample by extension.
 MediaSource = DataFile | Mapping[str, bytes]
 
-PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jp2", "avif")
+_STILLS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2", "avif")
+PICTURE_EXTENSIONS = (*_STILLS, "gif")
+# Pictures too, though they cannot be opened: a row must not lose its only one without a word.
+UNREADABLE_EXTENSIONS = ("heic", "heif")
 VIDEO_EXTENSIONS = ("mp4", "webm", "mkv", "mov", "avi")
 
 
@@ -48,6 +51,20 @@ def video_of(reference: Any, media: MediaSource, place: str) -> Video:
         frames: Any = [image_of(frame, media, place).source for frame in reference]
         return Video(frames)
     return Video(_source(reference, media, place, kind="video"))
+
+
+def videos_in(field: Any) -> list[Any]:
+    """The videos that a row's `video` names: one, or a list; a list of pictures is one video's frames."""
+    given = list_of(field)
+    if given and all(isinstance(one, str) and _is_still(one) for one in given):
+        return [given]
+    return given
+
+
+def _is_still(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in (*_STILLS, *UNREADABLE_EXTENSIONS) or name.startswith(
+        "data:image/"
+    )
 
 
 def list_of(value: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """What a stage learns from: sources of rows, and how they are mixed."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -56,6 +57,13 @@ class SourceSettings(BaseModel):
         """What the stream reads; Parquet is converted first. Raises ValueError where there is nothing."""
         return ready_files(self.path, self.media_folder)
 
+    def named_files(self) -> set[str]:
+        """Which files the path means, whatever they are called by; what is elsewhere as it is written."""
+        if "://" in self.path:
+            return {self.path}
+        files = parquet_files(self.path) if is_parquet(self.path) else data_files(self.path)
+        return {str(Path(str(file)).resolve()) for file in files}
+
     def read(self, raw: RawRow, file: DataFile, draw: int = 0) -> Conversation:
         """The conversation of a raw row of `file`; `draw` as for `read_row`. Raises Refused."""
         media = raw.members if file.suffix == TAR else folder_of(file, self.media_folder)
@@ -93,6 +101,10 @@ class MixtureSettings(BaseModel):
     shuffle_rows: PositiveInt = 1000
     workers: int = Field(default=0, ge=0)
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
+
+    def readers(self, processes: int) -> int:
+        """Who shares the rows: a process without workers is one reader."""
+        return processes * max(1, self.workers)
 
     @model_validator(mode="after")
     def _both_halves_have_sources(self) -> "MixtureSettings":

@@ -16,7 +16,10 @@ class TooManyRefusedError(RuntimeError):
 
 @dataclass
 class Refusals:
-    """Rows read and rows refused, by reason and by source, with the first of each reason."""
+    """Rows read and rows refused, by reason and by source, with the first of each reason.
+
+    before: refused before any row was read, in an index or a conversion; told with the others, not judged.
+    """
 
     rows: int = 0
     in_a_row: int = 0
@@ -51,6 +54,11 @@ class Refusals:
         kept = self.examples.setdefault(reason, [])
         if len(kept) < EXAMPLES_KEPT and message not in kept:
             kept.append(message)
+
+    def add_before(self, reason: str, message: str, source: str) -> None:
+        """Count what an index could not read; it is not judged with the rows, of which it is none."""
+        self.before += 1
+        self.add(reason, message, source)
 
     def include_before(self, other: "Refusals") -> None:
         """Tell what was refused before these rows were read, in a conversion; it is not judged with them."""

@@ -56,6 +56,42 @@ class Supply:
                 "fewer steps or epochs, raise max_epochs, or leave it out of one source"
             )
 
+    def require_readers(self, readers: int) -> None:
+        """Raises ValueError where some of so many readers would have no row of any source, or of one half."""
+        for side in _sides(self.settings):
+            sources = [one for one in self.opened if side(one)]
+            total = sum(len(one.rows) for one in sources)
+            if total < readers:
+                names = ", ".join(one.source.path for one in sources)
+                raise ValueError(
+                    f"{names}: {total} rows cannot be split over {readers} readers; set fewer workers"
+                )
+
+    def thinned_out(self, readers: int) -> list[str]:
+        """Of each source that some of so many readers have no row of, a sentence.
+
+        No row is in two shares, so that these readers draw from the other sources alone.
+        """
+        return [
+            f"{one.source.path} has {len(one.rows)} rows for {readers} readers (processes x workers), so "
+            f"{readers - len(one.rows)} of them never draw from it: it comes less often than its weight "
+            f"({one.source.weight:g}) says; set fewer workers, or join it with another source"
+            for side in _sides(self.settings)
+            for one in self.opened
+            if side(one) and len(one.rows) < readers
+        ]
+
+    def fingerprint(self, seed: int) -> str:
+        """Of everything that decides the order of rows, whoever reads them and wherever the files lie."""
+        elsewhere = {"path", "media_folder"}
+        exclude = {"max_refused_share": True, "workers": True, "sources": {"__all__": elsewhere}}
+        parts = [
+            self.settings.model_dump_json(exclude=exclude),
+            *(index.content for one in self.opened for index in one.rows.indexes),
+            str(seed),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def _most_rows(self) -> int | None:
         sides = [[one for one in self.opened if side(one)] for side in _sides(self.settings)]
         totals = [
@@ -105,7 +141,10 @@ class Stream:
         return self
 
     def __next__(self) -> EncodedConversation:
-        """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError."""
+        """Raises TooManyRefusedError by `max_refused_share`, and DataSpentError.
+
+        Raises ModuleNotFoundError for a row that needs an extra that is not installed.
+        """
         if not self._begun:
             self._begin()
         row = None
@@ -135,6 +174,8 @@ class Stream:
         if isinstance(row, EncodedConversation):
             self.ledger.good()
             return replace(energon.with_tensors(row), source=source)
+        if isinstance(row, energon.MissingExtra):
+            raise ModuleNotFoundError(row.message)
         self.ledger.refuse(row.reason, row.message, source)
         self.ledger.judge(self.settings.max_refused_share)
         return None
@@ -188,15 +229,7 @@ class Stream:
         self.ledger = deepcopy(state["ledger"])
 
     def fingerprint(self) -> str:
-        """Of everything that decides the order of rows, whoever reads them and wherever the files lie."""
-        elsewhere = {"path", "media_folder"}
-        exclude = {"max_refused_share": True, "workers": True, "sources": {"__all__": elsewhere}}
-        parts = [
-            self.settings.model_dump_json(exclude=exclude),
-            *(index.content for one in self._opened for index in one.rows.indexes),
-            str(self._seed),
-        ]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self.supply.fingerprint(self._seed)
 
 
 def open_mixture(
@@ -206,6 +239,7 @@ def open_mixture(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    reads_videos: bool = True,
 ) -> Stream:
     """Index the sources and open the stream over them.
 
@@ -216,14 +250,16 @@ def open_mixture(
         max_tokens: the most ids of a row, visual slots included.
         seed: of order and blending.
         rank, world_size: which share of the rows this process reads.
+        reads_videos: whether the model does; where not, rows with a video are refused.
 
     Raises:
         ValueError: a source holds no row that can be read, or fewer rows than there are readers.
     """
     supply = Supply(settings)
+    supply.require_readers(settings.readers(world_size))
     worker = energon.worker_config(rank, world_size, settings.workers, seed)
     template = PLAIN_TEMPLATE if settings.chat_template == "plain" else None
-    encoding = Encoding(processor, max_tokens, template)
+    encoding = Encoding(processor, max_tokens, template, reads_videos)
     loaders = [
         energon.open_loader(
             [(number, one) for number, one in enumerate(supply.opened) if side(one)],
@@ -255,7 +291,7 @@ def _opened(
         why = "; ".join(message for _, message in broken)
         raise ValueError(f"{source.path} holds no row" + (f": {why}" if why else ""))
     for reason, message in broken:
-        ledger.add(reason, message, source.path)
+        ledger.add_before(reason, message, source.path)
     ledger.include_before(what_was_refused(source.path, source.media_folder))
     needs_media = settings.half_text_half_multimodal and not source.text_only
     return OpenedSource(source, rows, needs_media)

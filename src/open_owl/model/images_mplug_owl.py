@@ -22,6 +22,9 @@ MAX_SIDE_RATIO = 200
 # neither belongs in a program that opens what strangers send.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 
+# What an iPhone writes unless told otherwise. Pillow has no decoder for it.
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
@@ -29,7 +32,8 @@ class ImageError(ValueError):
     """A picture that cannot be used.
 
     `reason` is a short stable key to count by: `image_missing`, `image_empty`, `image_not_a_picture`,
-    `image_truncated`, `image_corrupt`, `image_too_large`, `image_too_thin` or `image_mode`.
+    `image_truncated`, `image_corrupt`, `image_unsupported`, `image_too_large`, `image_too_thin` or
+    `image_mode`.
     `detail` says what was found.
     """
 
@@ -66,6 +70,9 @@ def open_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+            detail = f"{name} is a HEIC picture, which cannot be read; convert it to JPEG"
+            raise ImageError("image_unsupported", detail) from error
         detail = f"{name} is not a picture: it begins {data[:12]!r}"
         raise ImageError("image_not_a_picture", detail) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

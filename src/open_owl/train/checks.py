@@ -1,18 +1,26 @@
 """What is asked of every stage before the first of them trains, so that no error waits for days."""
 
+from torch import nn
+
+from open_owl.data.conversation import Conversation, Image, Refused
+from open_owl.data.mixture import SourceSettings
+from open_owl.data.rows import raw_rows
 from open_owl.data.stream import Supply
 from open_owl.quantized_linear import refuse_without_bitsandbytes
 from open_owl.train.kernels import refuse_without_liger
 from open_owl.train.layers import refuse_without_compiler
 from open_owl.train.parallel import count, first_on_each_node
-from open_owl.train.recipe import Stage
+from open_owl.train.recipe import Evaluation, Stage
+from open_owl.train.stages import POSITIONS, part_module
 
 
 def refuse_what_cannot_run(stage: Stage) -> None:
-    """Asks for the processes, what this machine has, and the number of rows; every process has to call it.
+    """Asks for the processes, what this machine has, and the data; every process has to call it.
+
+    Sources are indexed for it, and Parquet is converted, into the cache where the stage finds them.
 
     Raises:
-        ValueError: `stage` cannot run here, or not on these data.
+        ValueError: `stage` cannot run here, or not on these data, or what it is evaluated on cannot be read.
         ModuleNotFoundError: it needs an extra that is not installed.
     """
     rows_of_a_process(stage, count())
@@ -23,10 +31,73 @@ def refuse_what_cannot_run(stage: Stage) -> None:
             refuse_without_bitsandbytes(stage.quantize_llm)
         if stage.compile:
             refuse_without_compiler()
+        supply = first_on_each_node(lambda: _readable(stage))
+        supply.require_readers(stage.data.readers(count()))
     except ValueError as error:
         raise ValueError(f"stage {stage.name}: {error}") from error
-    if stage.epochs is not None or any(source.max_epochs for source in stage.data.sources):
-        with_steps_counted(stage, first_on_each_node(lambda: Supply(stage.data)))
+    with_steps_counted(stage, supply)
+
+
+def _readable(stage: Stage) -> Supply:
+    """What the stage learns from; of each source that it is evaluated on a row is read, too."""
+    if stage.evaluation is not None:
+        _read_a_little(stage.evaluation)
+    return Supply(stage.data)
+
+
+def _read_a_little(evaluation: Evaluation) -> None:
+    """Raises ValueError where a source has no row that can be opened, or a sample's picture cannot be."""
+    for source in evaluation.sources:
+        _read_one_row(source)
+    for sample in evaluation.samples:
+        try:
+            Image(sample.image).open(sample.image)
+        except Refused as refused:
+            raise ValueError(f"evaluation.samples: {refused}") from refused
+
+
+def _read_one_row(source: SourceSettings) -> None:
+    """Without a processor: its length is asked for when the stage begins."""
+    why = "it is empty"
+    for file in source.files():
+        for raw in raw_rows(file):
+            try:
+                if isinstance(raw, Refused):
+                    raise raw
+                _open_media(source.read(raw, file))
+                return
+            except Refused as refused:
+                why = str(refused)
+    raise ValueError(f"evaluation: {source.path} holds no row that can be used: {why}")
+
+
+def _open_media(conversation: Conversation) -> None:
+    for image in conversation.images:
+        image.open(conversation.place)
+    for video in conversation.videos:
+        video.open(1, conversation.place)
+
+
+def refuse_rows_beyond_positions(stage: Stage, model: nn.Module) -> None:
+    """Raises ValueError where rows may be longer than a table of positions that the LLM has (GPT-2, OPT).
+
+    Computed positions (rotary, ALiBi) have no end at which a step would fail.
+    """
+    llm = part_module(model, "language_model")
+    tables = [
+        module.num_embeddings
+        for name, module in llm.named_modules()
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name.rpartition(".")[2])
+    ]
+    if not tables:
+        return
+    # OPT's table has two rows that are no position.
+    positions = getattr(llm.config, "max_position_embeddings", None) or min(tables)
+    if stage.max_tokens > positions:
+        raise ValueError(
+            f"stage {stage.name}: max_tokens ({stage.max_tokens}) is above the {positions} positions that "
+            f"the language model has in a table; lower max_tokens to {positions}"
+        )
 
 
 def rows_of_a_process(stage: Stage, processes: int) -> int:

@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from open_owl.data.conversation import Conversation, Image, Refused, Text, Turn
-from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, EncodedConversation, encode
+from open_owl.data.encode import IGNORED, PLAIN_TEMPLATE, EncodedConversation, encode, refuse_videos
 from open_owl.data.mixture import SourceSettings
 from open_owl.data.packing import Batch, Layout, micro_batches
 from open_owl.data.rows import raw_rows
@@ -65,16 +65,23 @@ class HeldOut(TrainerCallback):
         stage: with `evaluation`.
         layout: of micro-batches, as in training.
         pad_token_id: what fills padded rows.
+        reads_videos: whether the model does; where not, rows with a video are passed over.
 
     Raises:
         ValueError: a source without a row that can be read, a sample picture that cannot be.
     """
 
     def __init__(
-        self, stage: Stage, processor: MplugOwlProcessor, layout: Layout = "packed", pad_token_id: int = 0
+        self,
+        stage: Stage,
+        processor: MplugOwlProcessor,
+        layout: Layout = "packed",
+        pad_token_id: int = 0,
+        reads_videos: bool = True,
     ):
         assert stage.evaluation is not None
         self.stage, self.settings, self.processor = stage, stage.evaluation, processor
+        self.reads_videos = reads_videos
         self.template = PLAIN_TEMPLATE if stage.data.chat_template == "plain" else None
         self.names = short_names([source.path for source in self.settings.sources])
         rows = [row for source in self.settings.sources for row in self._read(source)]
@@ -194,7 +201,10 @@ class HeldOut(TrainerCallback):
                 try:
                     if isinstance(raw, Refused):
                         raise raw
-                    row = encode(source.read(raw, file), self.processor, self.stage.max_tokens, self.template)
+                    said = source.read(raw, file)
+                    if not self.reads_videos:
+                        refuse_videos(said)
+                    row = encode(said, self.processor, self.stage.max_tokens, self.template)
                     rows.append(replace(row, source=source.path))
                 except Refused as refused:
                     why = str(refused)

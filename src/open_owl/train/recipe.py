@@ -225,9 +225,11 @@ class Stage(Settings):
         if self.quantize_llm and self.learns.language_model == "full":
             conflicts.append("quantize_llm: weights in 4 bits cannot learn; use language_model: lora")
         held_out = self.evaluation.sources if self.evaluation else []
-        seen = {source.path for source in held_out} & {source.path for source in self.data.sources}
+        trained_on = {file for source in self.data.sources for file in source.named_files()}
+        seen = sorted({file for source in held_out for file in source.named_files()} & trained_on)
         if seen:
-            conflicts.append(f"evaluation: {', '.join(sorted(seen))} is trained on too, so not held out")
+            more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+            conflicts.append(f"evaluation: {', '.join(seen[:3])}{more} is trained on too, so not held out")
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self

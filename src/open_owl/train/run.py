@@ -17,17 +17,25 @@ from open_owl.adapter import save_adapter
 from open_owl.checkpoint import open_checkpoint
 from open_owl.compose import compose
 from open_owl.data.packing import Layout
+from open_owl.data.refusals import Refusals
 from open_owl.data.stream import Stream, open_mixture
 from open_owl.model import MplugOwlProcessor
 from open_owl.train.checkpoints import load_learned
-from open_owl.train.checks import refuse_what_cannot_run, with_steps_counted
+from open_owl.train.checks import (
+    refuse_rows_beyond_positions,
+    refuse_what_cannot_run,
+    with_steps_counted,
+)
+from open_owl.train.claim import claim
 from open_owl.train.evaluation import HeldOut
 from open_owl.train.loading import load_recipe
 from open_owl.train.lora import starting_point
 from open_owl.train.packed import why_not_packed
 from open_owl.train.parallel import (
+    anyone,
     count,
     first_on_each_node,
+    gathered,
     is_first,
     join,
     leave,
@@ -46,7 +54,7 @@ from open_owl.train.progress import (
 from open_owl.train.quantization import without_quantization
 from open_owl.train.recipe import Parallel, Recipe, Stage
 from open_owl.train.run_folder import (
-    claim,
+    DATA,
     forget_checkpoints,
     forget_half_written,
     is_finished,
@@ -54,7 +62,7 @@ from open_owl.train.run_folder import (
     mark_finished,
 )
 from open_owl.train.sharding import is_sharded, shard
-from open_owl.train.stages import apply_stage, bare, part_module, stage_table
+from open_owl.train.stages import apply_stage, bare, part_module, reads_videos, stage_table
 from open_owl.train.trainer import StageTrainer
 
 LOG = "log.jsonl"
@@ -121,19 +129,31 @@ def _through_stage(
         return str(folder)
     base, adapter = starting_point(stage, checkpoint)
     model, processor = open_checkpoint(base)
-    stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed))
+    for one in recipe.stages[recipe.stages.index(stage) :]:  # the LLM is the same in all of them
+        refuse_rows_beyond_positions(one, model)
+    videos = reads_videos(model)
+    stream = first_on_each_node(lambda: open_stream(stage, processor, recipe.seed, videos))
+    for sentence in stream.supply.thinned_out(stage.data.readers(count())):
+        console.print(f"WARNING: {stage.name}: {sentence}", style="bold red", highlight=False, markup=False)
     counted = with_steps_counted(stage, stream.supply)
     set_seed(recipe.seed)
     learner = apply_stage(model, counted, adapter)
     with closing(stream):
-        run_stage(learner, processor, stream, counted, folder, recipe, console, on_progress, parallel)
+        stopped_late = run_stage(
+            learner, processor, stream, counted, folder, recipe, console, on_progress, parallel
+        )
     is_whole = not is_sharded(learner) and parallel != "deepspeed_zero2"
 
     def save() -> None:
         result = learner if is_whole else learned_on_base(counted, base, adapter, folder)
-        save_stage(result, processor, folder, base)
+        save_stage(result, processor, folder, base, stream.fingerprint())
 
     on_first(save)
+    if stopped_late:
+        raise TrainingStopped(
+            f"stopped after the last step of stage {stage.name}, whose result is saved; "
+            "the same command goes on from there"
+        )
     return str(folder)
 
 
@@ -163,9 +183,12 @@ def starting_checkpoint(recipe: Recipe, output: Path) -> str:
     return str(composed)
 
 
-def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int) -> Stream:
-    """This process's share of the stage's data; torchrun says which process this is."""
-    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank(), count())
+def open_stream(stage: Stage, processor: MplugOwlProcessor, seed: int, videos: bool = True) -> Stream:
+    """This process's share of the stage's data; torchrun says which process this is.
+
+    videos: whether the model reads them.
+    """
+    return open_mixture(stage.data, processor, stage.max_tokens, seed, rank(), count(), videos)
 
 
 def run_stage(
@@ -178,10 +201,14 @@ def run_stage(
     console: Console,
     on_progress: OnProgress | None = None,
     parallel: Parallel = "auto",
-) -> None:
+) -> bool:
     """Trains `model` (what `apply_stage` returned) through `stage`, from its last checkpoint if it has one.
 
-    Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`.
+    Checkpoints, `log.jsonl` and TensorBoard's events go into `folder`. Returns whether a signal asked any
+    process to stop after the last step had ended: then the stage is whole, and nothing may follow it.
+
+    Raises:
+        TrainingStopped: a signal asked before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     console.print(stage_table(model, stage))
@@ -190,7 +217,8 @@ def run_stage(
     layout = layout_for(model, stage, console)
     held_out = None
     if stage.evaluation is not None:
-        held_out = first_on_each_node(lambda: HeldOut(stage, processor, layout, pad_token_id(processor)))
+        pad, videos = pad_token_id(processor), reads_videos(model)
+        held_out = first_on_each_node(lambda: HeldOut(stage, processor, layout, pad, videos))
     if parallel == "fsdp2":
         shard(model, stage)
     trainer = StageTrainer(
@@ -213,6 +241,7 @@ def run_stage(
         console.print(f"{stage.name}: {trainer.watch.about_mfu}", highlight=False)
     with stop.listening(), closing(journal):
         trainer.go_on(on_first(lambda: _where_to_go_on(folder)))
+    stopped_late = anyone(stop.asked) and not stop.stopped  # while the last step was evaluated or saved
     if trainer.data_spent and not stop.stopped:
         reached = f"{stage.name} ends at step {trainer.state.global_step} of {stage.steps}"
         console.print(f"{reached}: {trainer.data_spent}", highlight=False)
@@ -221,12 +250,21 @@ def run_stage(
             f"stopped after step {trainer.state.global_step} of stage {stage.name}; "
             "the same command goes on from there"
         )
-    if stream.ledger.total:
+    _tell_of_refused_rows(stage, gathered(stream.ledger), console)
+    return stopped_late
+
+
+def _tell_of_refused_rows(stage: Stage, ledgers: list[Refusals], console: Console) -> None:
+    """ledgers: of all processes."""
+    ledger = Refusals()
+    for one in ledgers:
+        ledger.include(one)
+    if ledger.total:
         console.print(
-            f"{stage.name}: {stream.ledger.refused_while_reading:,} of {stream.ledger.rows:,} rows read were "
-            f"refused, and {stream.ledger.before:,} when they were converted"
+            f"{stage.name}: {ledger.refused_while_reading:,} of {ledger.rows:,} rows read were refused, "
+            f"and {ledger.before:,} when their files were indexed or converted"
         )
-        console.print(stream.ledger.report(), highlight=False)
+        console.print(ledger.report(), highlight=False)
 
 
 def _where_to_go_on(folder: Path) -> Path | None:
@@ -238,8 +276,13 @@ def _tensorboard(folder: Path) -> list[TensorBoardCallback]:
     return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))] if is_first() else []
 
 
-def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str) -> None:
-    """Writes the result: an adapter directory that names `base`, or a full checkpoint; the processor too."""
+def save_stage(
+    model: nn.Module, processor: MplugOwlProcessor, folder: Path, base: str, data: str | None = None
+) -> None:
+    """Writes the result: an adapter directory that names `base`, or a full checkpoint; the processor too.
+
+    data: the fingerprint of what the stage learned from.
+    """
     if isinstance(model, PeftModel):
         save_adapter(model, folder, base)
     else:
@@ -248,7 +291,7 @@ def save_stage(model: nn.Module, processor: MplugOwlProcessor, folder: Path, bas
             parameter.data = parameter.data.to(owl.config.dtype)
         owl.save_pretrained(folder)
     processor.save_pretrained(folder)
-    mark_finished(folder, read_log(folder / LOG)[-1])
+    mark_finished(folder, {**read_log(folder / LOG)[-1], DATA: data})
     forget_checkpoints(folder)
 
 

@@ -91,6 +91,11 @@ def has_video_weights(model: nn.Module) -> bool:
     )
 
 
+def reads_videos(model: nn.Module) -> bool:
+    """A linear projector does not."""
+    return bare(model).config.visual_abstractor_config.kind != "linear"
+
+
 def uses_bfloat16(stage: Stage) -> bool:
     """Whether the matrix products of `stage` run in bfloat16 on this machine."""
     if stage.dtype == "auto":

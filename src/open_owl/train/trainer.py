@@ -20,10 +20,13 @@ from open_owl.data.stream import DataSpentError, Stream
 from open_owl.train.checkpoints import CheckpointTrainer
 from open_owl.train.checks import rows_of_a_process
 from open_owl.train.evaluation import HeldOut
+from open_owl.train.non_finite import NonFiniteError, what_is_not_finite
 from open_owl.train.optimizers import MuonAdamW
 from open_owl.train.packed import packed_attention
+from open_owl.train.parallel import on_first
 from open_owl.train.products import fast_products
 from open_owl.train.recipe import Stage
+from open_owl.train.run_folder import is_complete
 from open_owl.train.sharding import is_sharded, whole, without_gradient_sync
 from open_owl.train.stages import (
     bare,
@@ -37,12 +40,7 @@ from open_owl.train.visual_cache import VisualFeatureCache
 from open_owl.train.watching import Watch
 from open_owl.train.zero import zero2_settings
 
-ROWS_NAMED = 20
 LOG_LINES_KEPT = 1000
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient that is no number. Raised before the optimizer step, so the weights are good."""
 
 
 class StageTrainer(CheckpointTrainer):
@@ -165,7 +163,10 @@ class StageTrainer(CheckpointTrainer):
         self.data_spent = self.data_spent or DataSpentError("another process has no row left")
         if self.state.global_step == 0:
             raise self.data_spent
-        self.control.should_training_stop = self.control.should_save = True
+        self.control.should_training_stop = True
+        # What is whole is not written anew in its place: a process killed meanwhile would leave it torn.
+        here = self.folder / f"checkpoint-{self.state.global_step}"
+        self.control.should_save = not on_first(lambda: is_complete(here))
         # By the log, not by what was due: a checkpoint from here may be gone on with.
         step, log = self.state.global_step, self.state.log_history
         evaluated = any("eval_loss" in entry and entry["step"] == step for entry in log)
@@ -262,14 +263,9 @@ class StageTrainer(CheckpointTrainer):
 
     def _what_is_not_finite(self, norm: float) -> str:
         losses = [float(loss) for loss in self.update_losses]
-        bad = [index for index, loss in enumerate(losses) if not torch.tensor(loss).isfinite()]
-        what = f"the loss is {losses[bad[0]]}" if bad else f"the norm of the gradient is {norm}"
-        rows = [row.place for index in bad or range(len(losses)) for row in self.update[index].rows]
-        more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
-        return (
-            f"stage {self.stage.name}, step {self.state.global_step + 1}: {what}. The step was not taken. "
-            f"Look at these rows: {', '.join(rows[:ROWS_NAMED])}{more}; "
-            "if they are sound, lower the learning rate"
+        rows = [[row.place for row in batch.rows] for batch in self.update]
+        return f"stage {self.stage.name}, step {self.state.global_step + 1}: " + what_is_not_finite(
+            losses, rows, norm
         )
 
     # The optimizer
