@@ -2,7 +2,7 @@ import re
 import threading
 
 import pytest
-from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.scripted_endpoint import completion, endpoint, refusal, words
 
 from open_owl.evaluate.endpoint import Endpoint
 from open_owl.evaluate.judge import AGAIN, Judge, read_choice, read_level
@@ -105,6 +105,17 @@ def test_a_reply_without_a_verdict_is_asked_for_it_and_counted_if_it_has_none_st
     with endpoint(reply) as server:
         assert judging(store, questions, server).rate(4, told) == 5
     assert len(server.asked) == 30
+    assert len(store.ratings()) == 10
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"), [((200, completion("", "length")), "--max-new-tokens"), (refusal(400), "status 400")]
+)
+def test_a_judge_without_a_reply_to_one_answer_judges_the_others(store, questions, reply, told) -> None:
+    with endpoint(lambda body: reply if "owl on" in str(body) else "B") as server:
+        judge = judging(store, questions, server)
+        assert judge.rate(4, lambda done, of: None) == 5
+    assert told in str(judge.refusal)
     assert len(store.ratings()) == 10
 
 

@@ -8,7 +8,7 @@ import sys
 import urllib.request
 
 import pytest
-from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.scripted_endpoint import completion, endpoint, refusal, words
 from tests.evaluate.sets import make_answers, make_set
 from typer.testing import CliRunner
 
@@ -42,6 +42,29 @@ def test_from_questions_to_a_report_with_a_judge(tmp_path, folder) -> None:
     assert re.search(r"Judge gpt *\n.*\n *lab/owl +5 +0 +5 +0 +0 +100%", printed)
     report = json.loads((tmp_path / "owleval-report" / "report.json").read_text())
     assert report["groups"][0]["levels"]["lab/owl"]["all"]["B"] == 5
+
+
+def test_questions_without_an_answer_are_told_at_the_end(folder) -> None:
+    with endpoint(lambda body: refusal(400) if words(body) == "And why?" else "yes") as server:
+        printed = owl("eval", "owleval", "owl", "--endpoint", server.url, "--data", folder)
+    assert re.search(r"question 3: .*status 400", printed)
+    assert "2 questions have no answer: those above, and the turns" in printed
+    assert "3 answers are in owl.jsonl" in printed
+
+
+def test_a_judge_that_thinks_has_tokens_for_it_and_one_silent_reply_ends_nothing(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+
+    def reply(body):
+        return (200, completion("", "length")) if "owl on 1" in str(body) else "Level: B"
+
+    with endpoint(reply) as server:
+        at = ("eval", "judge", "gpt", answers, "--endpoint", server.url, "--data", folder)
+        printed = owl(*at)
+        owl(*at, "--max-new-tokens", 9)
+    assert [body["max_tokens"] for body in server.asked] == [8192] * 5 + [9]
+    assert "allow more of them (--max-new-tokens)" in printed
+    assert "1 verdicts could not be had" in printed
 
 
 def test_answers_of_weights_that_were_written_anew_are_refused(tmp_path, folder, monkeypatch) -> None:

@@ -13,7 +13,6 @@ from .screens import Screen, Screens
 from .side_by_side import side_by_side
 from .store import JUDGE, RatingStore, StoredAnswer
 
-JUDGE_TOKENS = 1024  # for the reasons that it gives before its verdict
 NOTHING_SAID = "(no answer)"
 
 FAIR = (
@@ -55,7 +54,11 @@ class Judge:
 
     Args:
         name: of the model; its ratings are those of the rater `judge:NAME`.
-        ask: messages as OpenAI writes them -> the reply; called from several threads.
+        ask: messages as OpenAI writes them -> the reply; called from several threads. It raises ValueError
+            where these messages have no reply.
+
+    Attributes:
+        refusal: why the first of the messages without a reply has none; None where all have one.
     """
 
     def __init__(self, store: RatingStore, questions: QuestionSet, name: str, ask: Ask):
@@ -64,9 +67,11 @@ class Judge:
         self._screens = Screens(store, pairwise=False)
         self._lock = Lock()
         self._unreadable = 0
+        self.refusal: str | None = None
 
     def rate(self, at_once: int, on_progress: Callable[[int, int], None]) -> int:
-        """A level for each answer. Gives how many replies had none, also when asked again.
+        """A level for each answer. Gives how many got none: no reply came, or none was in it, also when asked
+        again.
 
         Args:
             on_progress: told how many verdicts of how many are there.
@@ -87,7 +92,7 @@ class Judge:
         return self._do(tasks, len(known), at_once, on_progress)
 
     def _do(self, work: Sequence[Callable[[], None]], known: int, at_once: int, on_progress) -> int:
-        self._unreadable, done = 0, known
+        self._unreadable, self.refusal, done = 0, None, known
         on_progress(known, known + len(work))
 
         def one(task: Callable[[], None]) -> None:
@@ -132,11 +137,16 @@ class Judge:
             {"role": "system", "content": task},
             {"role": "user", "content": [picture, {"type": "text", "text": text}]},
         ]
-        reply = self._ask(messages)
-        verdict = read(reply)
-        if verdict is None:
-            more = [{"role": "assistant", "content": reply or "-"}, {"role": "user", "content": AGAIN}]
-            verdict = read(self._ask([*messages, *more]))
+        verdict = None
+        try:
+            reply = self._ask(messages)
+            verdict = read(reply)
+            if verdict is None:
+                more = [{"role": "assistant", "content": reply or "-"}, {"role": "user", "content": AGAIN}]
+                verdict = read(self._ask([*messages, *more]))
+        except ValueError as error:
+            with self._lock:
+                self.refusal = self.refusal or str(error)
         with self._lock:
             self._unreadable += verdict is None
         return verdict
