@@ -77,6 +77,20 @@ def test_answers_of_another_run_are_not_mixed_with(tmp_path, questions, change) 
         answer_questions(questions, facts(questions, **change), echo, out)
 
 
+def test_a_run_that_was_stopped_before_its_first_answer_is_begun_with_other_settings(
+    tmp_path, questions
+) -> None:
+    out = tmp_path / "owl.jsonl"
+
+    def fail(messages) -> str:
+        raise RuntimeError("the power is out")
+
+    with pytest.raises(RuntimeError):
+        answer_questions(questions, facts(questions), fail, out)
+    assert answer_questions(questions, facts(questions, asked="y"), echo, out).texts[1] == "re What is it?"
+    assert json.loads(facts_file(out).read_text())["asked"] == "y"
+
+
 def test_answers_that_nothing_is_known_of_are_not_added_to(tmp_path, questions) -> None:
     (tmp_path / "owl.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"exists, but not .*owl.run.json"):

@@ -99,6 +99,8 @@ def answer_questions(
 def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[int, str]:
     """The answers that `out` has already, by question number; the facts are written beside them.
 
+    Facts beside no answer are of a run that was stopped before its first one, and are written anew.
+
     Raises:
         ValueError: they are those of another run.
     """
@@ -108,7 +110,9 @@ def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[in
         raise ValueError(
             f"{out} exists, but not {file}, which says whose answers they are; name another --out"
         )
-    if file.exists():
+    _drop_torn_line(out)
+    has_answers = out.exists() and out.stat().st_size > 0
+    if file.exists() and has_answers:
         recorded = json.loads(file.read_text(encoding="utf-8"))
         differing = [name for name, value in wanted.items() if recorded.get(name) != value]
         if differing:
@@ -118,10 +122,7 @@ def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[in
         out.parent.mkdir(parents=True, exist_ok=True)
         record = wanted | {"open_owl": version("open-owl")}
         write_whole(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    _drop_torn_line(out)
-    if not out.exists() or not out.stat().st_size:
-        return {}
-    return dict(read_answers(out, questions.questions).texts)
+    return dict(read_answers(out, questions.questions).texts) if has_answers else {}
 
 
 def _drop_torn_line(out: Path) -> None:
