@@ -141,7 +141,9 @@ def judge(
 ) -> None:
     """Let a model that sees pictures rate answers by the same levels as people, in the same store.
 
-    What it has judged already is not asked again. The report tells how far it agrees with people.
+    What it has judged already is not asked again. Judged are the answers in the files that are named, or of
+    all files that the store has seen where none is; and those that OwlEval brings, unless --no-published. The
+    report tells how far it agrees with people.
 
     \b
     Example:
@@ -158,8 +160,8 @@ def judge(
         _asking(model, endpoint, api_key, max_new_tokens) as ask,
         progress("judging") as tell,
     ):
-        fill_store(ratings, questions, answers or [], published)
-        judge = Judge(ratings, questions, model, ask)
+        models = fill_store(ratings, questions, answers or [], published)
+        judge = Judge(ratings, questions, model, ask, models)
         unreadable = (judge.compare if pairwise else judge.rate)(at_once, tell)
     if judge.refusal:
         typer.echo(f"a verdict is lacking: {judge.refusal}", err=True)

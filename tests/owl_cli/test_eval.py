@@ -44,6 +44,17 @@ def test_from_questions_to_a_report_with_a_judge(tmp_path, folder) -> None:
     assert report["groups"][0]["levels"]["lab/owl"]["all"]["B"] == 5
 
 
+def test_a_judge_is_asked_of_nothing_but_the_files_that_are_named(tmp_path, folder) -> None:
+    files = [make_answers(tmp_path / f"{name}.jsonl", name) for name in ("jay", "owl")]
+    with endpoint(lambda body: "Level: B") as server:
+        at = ("eval", "judge", "gpt", "--endpoint", server.url, "--data", folder)
+        owl(*at, files[0])
+        owl(*at, files[1])
+        assert len(server.asked) == 10
+        owl(*at[:2], "other", *at[3:], files[1], "--no-published")
+    assert len(server.asked) == 15
+
+
 def test_questions_without_an_answer_are_told_at_the_end(folder) -> None:
     with endpoint(lambda body: refusal(400) if words(body) == "And why?" else "yes") as server:
         printed = owl("eval", "owleval", "owl", "--endpoint", server.url, "--data", folder)

@@ -1,7 +1,7 @@
 """A model as the judge of answers: by level, or of two answers the better, asked both ways round."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from threading import Event, Lock
 from typing import Any
@@ -56,15 +56,23 @@ class Judge:
         name: of the model; its ratings are those of the rater `judge:NAME`.
         ask: messages as OpenAI writes them -> the reply; called from several threads. It raises ValueError
             where these messages have no reply.
+        models: whose answers are judged; None: of all in the store.
 
     Attributes:
         refusal: why the first of the messages without a reply has none; None where all have one.
     """
 
-    def __init__(self, store: RatingStore, questions: QuestionSet, name: str, ask: Ask):
-        self._store, self._questions, self._ask = store, questions, ask
+    def __init__(
+        self,
+        store: RatingStore,
+        questions: QuestionSet,
+        name: str,
+        ask: Ask,
+        models: Collection[str] | None = None,
+    ):
+        self._store, self._questions, self._ask, self._models = store, questions, ask, models
         self.rater = JUDGE + name
-        self._screens = Screens(store, pairwise=False)
+        self._screens = Screens(store, pairwise=False, models=models)
         self._lock = Lock()
         self._unreadable = 0
         self.refusal: str | None = None
@@ -77,19 +85,17 @@ class Judge:
             on_progress: told how many verdicts of how many are there.
         """
         known = {rating.answer for rating in self._store.ratings(self.rater)}
-        tasks = [(s, a) for s in self._screens.of(self.rater) for a in s.answers if a.id not in known]
-        work = [partial(self._rate_one, screen, answer) for screen, answer in tasks]
-        return self._do(work, len(known), at_once, on_progress)
+        tasks = [(s, a) for s in self._screens.of(self.rater) for a in s.answers]
+        work = [partial(self._rate_one, screen, answer) for screen, answer in tasks if answer.id not in known]
+        return self._do(work, len(tasks) - len(work), at_once, on_progress)
 
     def compare(self, at_once: int, on_progress: Callable[[int, int], None]) -> int:
         """Each two answers twice, with their places swapped. Otherwise as `rate`."""
         known = {(given.left, given.right) for given in self._store.preferences(self.rater)}
-        tasks = []
-        for screen in Screens(self._store, pairwise=True).of(self.rater):
-            for left, right in (screen.answers, screen.answers[::-1]):
-                if (left.id, right.id) not in known:
-                    tasks.append(partial(self._compare_two, screen, left, right))
-        return self._do(tasks, len(known), at_once, on_progress)
+        screens = Screens(self._store, pairwise=True, models=self._models).of(self.rater)
+        tasks = [(s, left, right) for s in screens for left, right in (s.answers, s.answers[::-1])]
+        work = [partial(self._compare_two, *task) for task in tasks if (task[1].id, task[2].id) not in known]
+        return self._do(work, len(tasks) - len(work), at_once, on_progress)
 
     def _do(self, work: Sequence[Callable[[], None]], known: int, at_once: int, on_progress) -> int:
         self._unreadable, self.refusal, done = 0, None, known

@@ -1,7 +1,7 @@
 """The web page where people rate answers, as an ASGI application."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,11 @@ class PreferenceBody(BaseModel):
 
 
 def create_rate_app(
-    store: RatingStore, questions: QuestionSet, pairwise: bool = False, token: str | None = None
+    store: RatingStore,
+    questions: QuestionSet,
+    pairwise: bool = False,
+    token: str | None = None,
+    models: Collection[str] | None = None,
 ) -> FastAPI:
     """The page over a store that has questions and answers in it.
 
@@ -53,9 +57,10 @@ def create_rate_app(
         questions: where the pictures are.
         pairwise: two answers are compared, instead of each rated by level.
         token: asked of everyone, once, and then kept in a cookie; None: whoever reaches the port may rate.
+        models: whose answers are rated; None: of all in the store.
     """
     app = FastAPI(title="owl rate", docs_url=None, redoc_url=None, openapi_url=None)
-    desk = RatingDesk(store, pairwise)
+    desk = RatingDesk(store, pairwise, models)
     pictures = {question.image: questions.picture(question) for question in questions.questions}
 
     @app.middleware("http")
@@ -107,9 +112,9 @@ def create_rate_app(
 class RatingDesk:
     """What the page is told: a rater's screens, what was rated, where to go on."""
 
-    def __init__(self, store: RatingStore, pairwise: bool):
+    def __init__(self, store: RatingStore, pairwise: bool, models: Collection[str] | None = None):
         self._store, self._pairwise = store, pairwise
-        self._screens = Screens(store, pairwise)
+        self._screens = Screens(store, pairwise, models)
 
     @property
     def mode(self) -> str:
