@@ -30,15 +30,18 @@ PAIRS_TASK = (
     "that they are as good as each other. The order in which they stand means nothing.\n"
     f"{FAIR}`Better: 1`, `Better: 2` or `Better: same`."
 )
-LEVEL_SAID = re.compile(r"level\W{1,6}([ABCD])\b", re.IGNORECASE)
-LEVEL_ALONE = re.compile(r"\A\W*([ABCD])\W*\Z", re.IGNORECASE)
-BETTER_SAID = re.compile(r"better\W{1,6}(1|2|same)\b", re.IGNORECASE)
-BETTER_ALONE = re.compile(r"\A\W*(1|2|same)\W*\Z", re.IGNORECASE)
+_SIGN = r"(?:[^\w\n]|_)"  # colons, spaces, and the stars of Markdown
+_LEVEL, _CHOICE = "([ABCD])", rf"(?:the )?(?:answer{_SIGN}+)?(1|2|same)"
+# A verdict has a line of its own, or is all of a reply: prose says `level a` and `better. 1` too.
+LEVEL_SAID = re.compile(rf"^{_SIGN}*level{_SIGN}+{_LEVEL}{_SIGN}*$", re.IGNORECASE | re.MULTILINE)
+LEVEL_ALONE = re.compile(rf"\A\W*{_LEVEL}\W*\Z", re.IGNORECASE)
+BETTER_SAID = re.compile(rf"^{_SIGN}*better{_SIGN}+{_CHOICE}{_SIGN}*$", re.IGNORECASE | re.MULTILINE)
+BETTER_ALONE = re.compile(rf"\A\W*{_CHOICE}\W*\Z", re.IGNORECASE)
 AGAIN = "I could not read your verdict. Reply with nothing but the line that I asked you to end with."
 
 
 def read_level(reply: str) -> str | None:
-    """The level that a reply ends with, or that is all of it; None where there is none."""
+    """The level of the last line that is a verdict, or that is all of the reply; None where there is none."""
     found = LEVEL_SAID.findall(reply) or LEVEL_ALONE.findall(reply)
     return found[-1].upper() if found else None
 
