@@ -93,6 +93,7 @@ def _of_group(group: Group, board: Board) -> dict[str, Any]:
         "wins_by_preference": _wins(_pairs_by_preference(group, board), board),
         "pairs_seen_both_ways": seen,
         "of_them_turned_by_place": turned,
+        "pairs_judged_one_way_only": group.seen_one_way(),
         "agreement": None if group.is_judge else _agreement(group),
     }
 

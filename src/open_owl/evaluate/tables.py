@@ -62,6 +62,11 @@ def _of_group(results: Results, group: Results) -> Iterator[Section]:
             f"Of {group['pairs_seen_both_ways']} pairs that were shown both ways round, "
             f"{group['of_them_turned_by_place']} got another verdict when turned; these count as ties."
         )
+    if group["pairs_judged_one_way_only"]:
+        head.sentences.append(
+            f"{group['pairs_judged_one_way_only']} pairs are judged one way round only and not counted; "
+            "`owl eval judge --pairwise` asks for the other."
+        )
     yield head
     if has_levels:
         names = {ALL: ALL_QUESTIONS, **CATEGORIES}
