@@ -61,6 +61,18 @@ def test_alpha_is_one_less_observed_over_expected_disagreement(metric, seed) -> 
     assert krippendorff_alpha(drawn, 4, metric) == pytest.approx(1 - observed / expected)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_alpha_of_what_has_no_first_end_is_the_same_whichever_end_is_taken(seed) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = [list(rng.choice(3, size=2, p=[0.7, 0.2, 0.1])) for _ in range(20)]
+    turned = [[2 - value for value in values] if rng.integers(2) else values for values in drawn]
+    alpha = krippendorff_alpha(drawn, 3, "nominal", is_either_way=True)
+    assert krippendorff_alpha(turned, 3, "nominal", is_either_way=True) == pytest.approx(alpha)
+    assert krippendorff_alpha(turned, 3, "nominal") != krippendorff_alpha(drawn, 3, "nominal")
+    both = [*drawn, *([2 - value for value in values] for values in drawn)]
+    assert alpha == pytest.approx(krippendorff_alpha(both, 3, "nominal"), abs=0.02), "but for the last value"
+
+
 def test_alpha_says_nothing_of_what_nobody_rated_twice_or_all_rated_alike() -> None:
     assert krippendorff_alpha([], 4, "ordinal") is None
     assert krippendorff_alpha([[0], [3]], 4, "ordinal") is None

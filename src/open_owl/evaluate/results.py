@@ -170,7 +170,7 @@ def _agreement(group: Group) -> dict[str, Any]:
         "alpha_nominal": krippendorff_alpha(ranks, len(LEVELS), "nominal"),
         "pairs_compared_twice": sum(len(one) > 1 for one in votes),
         "alpha_of_preferences": krippendorff_alpha(
-            [[vote + 1 for vote in one] for one in votes], NUM_CHOICES, "nominal"
+            [[vote + 1 for vote in one] for one in votes], NUM_CHOICES, "nominal", is_either_way=True
         ),
     }
 
