@@ -98,6 +98,15 @@ def test_turns_that_rise_and_fall_together_make_an_interval_wider() -> None:
     assert (together.high - together.low) > 1.8 * (alone.high - alone.low)
 
 
+@pytest.mark.parametrize(
+    ("parts", "wholes"), [([1, 1, 3], [1, 1, 3]), ([0] * 50, [1] * 50), ([1, 2], [2, 4])]
+)
+def test_where_all_pictures_agree_there_is_no_interval(parts, wholes) -> None:
+    share = bootstrap_share(parts, wholes)
+    assert share is not None
+    assert (share.low, share.high) == (None, None)
+
+
 def test_pictures_without_a_rating_do_not_count_and_one_picture_has_no_interval() -> None:
     assert bootstrap_share([0, 0], [0, 0]) is None
     share = bootstrap_share([2, 0], [3, 0])

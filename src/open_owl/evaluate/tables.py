@@ -165,7 +165,7 @@ def _method(results: Results) -> Section:
         "Where several people rated an answer, it counts with the level in the middle, or the worse of two "
         "in the middle. The first turn of a conversation counts as single-turn and as multi-turn.",
         f"Intervals are of {DRAWS:,} bootstrap draws of the pictures; that other people might rate otherwise "
-        "is not in them.",
+        "is not in them. Where all pictures agree, draws of them tell nothing, and there is no interval.",
     ]
     for model, numbers in results["without_answer"].items():
         found.append(f"{model} has no answer to question {', '.join(map(str, numbers))}.")
