@@ -125,6 +125,7 @@ def judge(
     model: Annotated[str, typer.Argument(help="The judge's name at the endpoint.")],
     endpoint: Annotated[str, typer.Option(help="An OpenAI-compatible server, such as https://HOST/v1.")],
     answers: Annotated[list[str] | None, RATED_ANSWERS] = None,
+    name: Annotated[str | None, typer.Option(help="The judge's name in the store [default: MODEL].")] = None,
     store: Annotated[
         Path, typer.Option(dir_okay=False, help="The file that keeps the ratings; made if it is not there.")
     ] = Path("ratings.sqlite"),
@@ -161,7 +162,8 @@ def judge(
         progress("judging") as tell,
     ):
         models = fill_store(ratings, questions, answers or [], published)
-        judge = Judge(ratings, questions, model, ask, models)
+        ratings.add_judge(name or model, f"{model} at {endpoint.rstrip('/')}")
+        judge = Judge(ratings, questions, name or model, ask, models)
         unreadable = (judge.compare if pairwise else judge.rate)(at_once, tell)
     if judge.refusal:
         typer.echo(f"a verdict is lacking: {judge.refusal}", err=True)

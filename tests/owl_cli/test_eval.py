@@ -13,6 +13,7 @@ from tests.evaluate.sets import make_answers, make_set
 from typer.testing import CliRunner
 
 from owl_cli.main import app
+from owl_cli.options import weights_told
 
 
 def owl(*arguments: object, status: int = 0) -> str:
@@ -100,6 +101,44 @@ def test_answers_of_weights_that_were_written_anew_are_refused(tmp_path, folder,
     for again in (ask, (*ask, "--dtype", "float32")):
         result = CliRunner().invoke(app, [*map(str, again)])
         assert "another run (asked was my-owl, written" in str(result.exception)
+
+
+def test_a_judge_of_the_same_name_at_another_endpoint_is_refused(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+    with endpoint(lambda body: "Level: B") as one, endpoint(lambda body: "Level: C") as other:
+        ask = ("eval", "judge", "gpt", answers, "--data", folder, "--endpoint")
+        owl(*ask, one.url)
+        owl(*ask, f"{one.url}/")
+        refused = CliRunner().invoke(app, [*map(str, ask), other.url])
+        assert f"has verdicts of gpt at {one.url} under the name gpt" in str(refused.exception)
+        assert other.asked == []
+        owl(*ask, other.url, "--name", "gpt elsewhere")
+    printed = owl("eval", "report")
+    assert "Judge gpt elsewhere" in printed
+
+
+def test_weights_are_told_by_the_commit_of_a_hub_id_and_the_date_of_an_adapters_base(
+    tmp_path, monkeypatch
+) -> None:
+    snapshots = tmp_path / "snapshots"
+    for commit in ("c0ffee", "decade"):
+        (snapshots / commit).mkdir(parents=True)
+    monkeypatch.setattr("open_owl.hub.snapshot_download", lambda _: snapshots / "c0ffee")
+    assert weights_told("lab/owl", None) == "lab/owl, commit c0ffee, as it is stored"
+    monkeypatch.setattr("open_owl.hub.snapshot_download", lambda _: snapshots / "decade")
+    assert weights_told("lab/owl", "float16") == "lab/owl, commit decade, float16"
+    adapter, base = tmp_path / "run" / "adapter", tmp_path / "run" / "base"
+    for folder, file in ((adapter, "adapter_model.safetensors"), (base, "model.safetensors")):
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(b"")
+        os.utime(folder / file, (0, 86_400))
+    told = f"{adapter}, written 1970-01-02 00:00:00 UTC, its base "
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+    assert weights_told(str(adapter), None) == f"{told}written 1970-01-02 00:00:00 UTC, as it is stored"
+    os.utime(base / "model.safetensors", (0, 2 * 86_400))
+    assert weights_told(str(adapter), None) == f"{told}written 1970-01-03 00:00:00 UTC, as it is stored"
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "lab/base"}')
+    assert weights_told(str(adapter), None) == f"{told}lab/base commit decade, as it is stored"
 
 
 def test_ratings_go_out_and_in(tmp_path, folder) -> None:

@@ -175,6 +175,22 @@ class RatingStore:
                         "answers another name (NAME=FILE), or use another --store"
                     )
 
+    def add_judge(self, name: str, asked: str) -> None:
+        """Keeps which model at which endpoint a judge is.
+
+        Raises:
+            ValueError: there are verdicts of another one of that name.
+        """
+        key = JUDGE + name
+        recorded = self.meta(key)
+        if recorded not in (None, asked) and (self.ratings(key) or self.preferences(key)):
+            raise ValueError(
+                f"{self.file} has verdicts of {recorded} under the name {name}, and {asked} may be another "
+                "judge; give it another --name, or use another --store"
+            )
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, asked))
+
     def questions(self) -> tuple[Question, ...]:
         rows = self._rows("SELECT number, image, text, abilities, categories FROM question ORDER BY number")
         return tuple(Question(n, i, t, tuple(a.split(",")), tuple(c.split(","))) for n, i, t, a, c in rows)
