@@ -53,6 +53,18 @@ def test_a_later_turn_comes_with_the_questions_before_and_what_the_model_said(cl
         assert answer["earlier"][0]["answer"].split()[0] == answer["text"].split()[0], "the same model"
 
 
+def test_a_page_can_tell_a_store_from_others_and_learns_nothing_of_its_salt(
+    client, store, tmp_path, questions, answer_files
+) -> None:
+    told = client.get("/api/mode").json()
+    other = RatingStore(tmp_path / "other.sqlite")
+    fill_store(other, questions, answer_files, with_published=False)
+    assert told == {"mode": "levels", "store": store.public_id}
+    assert TestClient(create_rate_app(other, questions)).get("/api/mode").json()["store"] != told["store"]
+    assert store.salt not in str(told)
+    other.close()
+
+
 def test_pairs_are_shown_and_kept(store, questions) -> None:
     client = TestClient(create_rate_app(store, questions, pairwise=True))
     screen = client.get("/api/screens/3?rater=Ada").json()

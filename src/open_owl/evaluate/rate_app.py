@@ -86,7 +86,7 @@ def create_rate_app(
 
     @app.get("/api/mode")
     def mode() -> dict[str, Any]:
-        return {"mode": desk.mode}
+        return {"mode": desk.mode, "store": store.public_id}
 
     @app.get("/api/progress")
     def progress(rater: str) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class RatingStore:
             raise ValueError(f"{file} is of format {self.meta('format')}; this OpenOwl reads format {FORMAT}")
         self.salt = self.meta("salt") or ""
 
+    @property
+    def public_id(self) -> str:
+        """Tells the store from others, and nothing of its salt."""
+        return hashlib.sha256(f"store|{self.salt}".encode()).hexdigest()[:20]
+
     def close(self) -> None:
         with self._lock:
             self._db.close()
