@@ -92,7 +92,7 @@ def owleval(
         max_new_tokens,
     )
     total = len(questions.questions)
-    refused: list[str] = []
+    refused: dict[int, str] = {}
     answered = len(begun_answers(questions, facts, out))
     if answered < total:  # else no model need be loaded
         with (
@@ -106,11 +106,11 @@ def owleval(
                 out,
                 at_once,
                 lambda answered: tell(answered, total),
-                lambda question, error: refused.append(f"question {question.number}: {error}"),
+                lambda question, error: refused.update({question.number: str(error)}),
             )
             answered = len(answers.texts)
-    for line in sorted(refused):
-        typer.echo(line, err=True)
+    for number, error in sorted(refused.items()):
+        typer.echo(f"question {number}: {error}", err=True)
     if refused:
         typer.echo(
             f"{total - answered} questions have no answer: those above, and the turns of conversations after "
