@@ -92,13 +92,32 @@ def owleval(
         max_new_tokens,
     )
     total = len(questions.questions)
-    if len(begun_answers(questions, facts, out)) < total:  # else no model need be loaded
+    refused: dict[int, str] = {}
+    answered = len(begun_answers(questions, facts, out))
+    if answered < total:  # else no model need be loaded
         with (
             _asking(model, endpoint, api_key, max_new_tokens, dtype, device) as ask,
             progress("asking") as tell,
         ):
-            answer_questions(questions, facts, ask, out, at_once, lambda answered: tell(answered, total))
-    typer.echo(f"{total} answers are in {out}; next: owl rate {out}")
+            answers = answer_questions(
+                questions,
+                facts,
+                ask,
+                out,
+                at_once,
+                lambda answered: tell(answered, total),
+                lambda question, error: refused.update({question.number: str(error)}),
+            )
+            answered = len(answers.texts)
+    for number, error in sorted(refused.items()):
+        typer.echo(f"question {number}: {error}", err=True)
+    if refused:
+        typer.echo(
+            f"{total - answered} questions have no answer: those above, and the turns of conversations after "
+            "them; the same command asks them again",
+            err=True,
+        )
+    typer.echo(f"{answered} answers are in {out}; next: owl rate {out}")
 
 
 @eval_app.command()
@@ -106,6 +125,7 @@ def judge(
     model: Annotated[str, typer.Argument(help="The judge's name at the endpoint.")],
     endpoint: Annotated[str, typer.Option(help="An OpenAI-compatible server, such as https://HOST/v1.")],
     answers: Annotated[list[str] | None, RATED_ANSWERS] = None,
+    name: Annotated[str | None, typer.Option(help="The judge's name in the store [default: MODEL].")] = None,
     store: Annotated[
         Path, typer.Option(dir_okay=False, help="The file that keeps the ratings; made if it is not there.")
     ] = Path("ratings.sqlite"),
@@ -114,33 +134,41 @@ def judge(
         bool, typer.Option("--pairwise", help="Ask which of two answers is better, both ways round.")
     ] = False,
     published: Annotated[bool, WITH_PUBLISHED] = True,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The longest reply, in tokens, with all that the judge thinks.")
+    ] = 8192,
     at_once: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 8,
     api_key: Annotated[str | None, ENDPOINT_KEY] = None,
 ) -> None:
     """Let a model that sees pictures rate answers by the same levels as people, in the same store.
 
-    What it has judged already is not asked again. The report tells how far it agrees with people.
+    What it has judged already is not asked again. Judged are the answers in the files that are named, or of
+    all files that the store has seen where none is; and those that OwlEval brings, unless --no-published. The
+    report tells how far it agrees with people.
 
     \b
     Example:
       owl eval judge gpt-5 --endpoint https://api.openai.com/v1 my-owl.jsonl --store ratings.sqlite
     """
     from open_owl.evaluate.collection import fill_store
-    from open_owl.evaluate.judge import JUDGE_TOKENS, Judge
+    from open_owl.evaluate.judge import Judge
     from open_owl.evaluate.published import open_questions
     from open_owl.evaluate.store import opened
 
     questions = open_questions(data)
     with (
         opened(store) as ratings,
-        _asking(model, endpoint, api_key, JUDGE_TOKENS) as ask,
+        _asking(model, endpoint, api_key, max_new_tokens) as ask,
         progress("judging") as tell,
     ):
-        fill_store(ratings, questions, answers or [], published)
-        judge = Judge(ratings, questions, model, ask)
+        models = fill_store(ratings, questions, answers or [], published)
+        ratings.add_judge(name or model, f"{model} at {endpoint.rstrip('/')}")
+        judge = Judge(ratings, questions, name or model, ask, models)
         unreadable = (judge.compare if pairwise else judge.rate)(at_once, tell)
+    if judge.refusal:
+        typer.echo(f"a verdict is lacking: {judge.refusal}", err=True)
     if unreadable:
-        typer.echo(f"{unreadable} replies had no verdict in them; the same command asks again", err=True)
+        typer.echo(f"{unreadable} verdicts could not be had or read; the same command asks again", err=True)
     typer.echo(f"the verdicts are in {store}; next: owl eval report {store}")
 
 

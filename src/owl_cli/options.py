@@ -55,11 +55,32 @@ def load(model: str | None, dtype: str | None, device: str | None, console: "Con
 
 
 def weights_told(model: str, dtype: str | None) -> str:
-    """What answers are kept as those of: the model, when its weights were written, and their precision."""
-    files = [file for suffix in ("safetensors", "bin") for file in Path(model).glob(f"*.{suffix}")]
+    """What answers are kept as those of: the model, when its weights were written or the hub's commit, the
+    same of an adapter's base, and their precision. A hub id is fetched for that, as it is to be loaded."""
+    from open_owl.hub import local_directory
+
+    try:
+        folder = local_directory(model)
+    except FileNotFoundError:  # loading it, where it comes to that, tells what is wrong
+        return f"{model}, {dtype or 'as it is stored'}"
+    parts = [model, _stamp(model, folder)]
+    if (folder / "adapter_config.json").is_file():
+        from open_owl.adapter import adapter_base
+
+        base = str(adapter_base(folder))
+        # The folder of a base may be moved with the run.
+        called = "its base" if Path(base).is_dir() else f"its base {base}"
+        parts.append(" ".join(part for part in (called, _stamp(base, local_directory(base))) if part))
+    return ", ".join([part for part in parts if part] + [dtype or "as it is stored"])
+
+
+def _stamp(model: str, folder: Path) -> str:
+    """When what lies in `folder` was written, or which commit of a hub id it is; "" if neither is known."""
+    if not Path(model).is_dir():
+        return f"commit {folder.name}"
+    files = [file for suffix in ("safetensors", "bin") for file in folder.glob(f"*.{suffix}")]
     written = time.gmtime(max((file.stat().st_mtime for file in files), default=0))
-    since = f", written {time.strftime('%F %T', written)} UTC" if files else ""
-    return f"{model}{since}, {dtype or 'as it is stored'}"
+    return f"written {time.strftime('%F %T', written)} UTC" if files else ""
 
 
 # What the commands that rate and report share.

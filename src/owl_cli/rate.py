@@ -29,8 +29,9 @@ def rate(
 ) -> None:
     """Show a page where people rate answers A to D, blind, at http://HOST:PORT, until Ctrl-C.
 
-    Every rating is kept at once, and a rater who types the same name goes on. With no file of answers, those
-    that OwlEval brings and those that the store has are rated.
+    Every rating is kept at once, and a rater who types the same name goes on. Rated are the
+    answers in the files that are named, or of all files that the store has seen where none is; and those that
+    OwlEval brings, unless --no-published.
 
     \b
     Examples:
@@ -49,8 +50,8 @@ def rate(
         typer.echo("owl: whoever reaches this address may rate; OWL_RATE_TOKEN asks for a token", err=True)
     questions = open_questions(data)
     with opened(store) as ratings, bind(host, port) as listener:
-        fill_store(ratings, questions, answers or [], published)
-        app = create_rate_app(ratings, questions, pairwise, token)
+        models = fill_store(ratings, questions, answers or [], published)
+        app = create_rate_app(ratings, questions, pairwise, token, models)
         serve_page(
             app, listener, lambda url: typer.echo(f"rate at {url}; ratings are kept in {store}", err=True)
         )

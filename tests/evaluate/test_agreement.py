@@ -61,6 +61,18 @@ def test_alpha_is_one_less_observed_over_expected_disagreement(metric, seed) -> 
     assert krippendorff_alpha(drawn, 4, metric) == pytest.approx(1 - observed / expected)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_alpha_of_what_has_no_first_end_is_the_same_whichever_end_is_taken(seed) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = [list(rng.choice(3, size=2, p=[0.7, 0.2, 0.1])) for _ in range(20)]
+    turned = [[2 - value for value in values] if rng.integers(2) else values for values in drawn]
+    alpha = krippendorff_alpha(drawn, 3, "nominal", is_either_way=True)
+    assert krippendorff_alpha(turned, 3, "nominal", is_either_way=True) == pytest.approx(alpha)
+    assert krippendorff_alpha(turned, 3, "nominal") != krippendorff_alpha(drawn, 3, "nominal")
+    both = [*drawn, *([2 - value for value in values] for values in drawn)]
+    assert alpha == pytest.approx(krippendorff_alpha(both, 3, "nominal"), abs=0.02), "but for the last value"
+
+
 def test_alpha_says_nothing_of_what_nobody_rated_twice_or_all_rated_alike() -> None:
     assert krippendorff_alpha([], 4, "ordinal") is None
     assert krippendorff_alpha([[0], [3]], 4, "ordinal") is None
@@ -84,6 +96,15 @@ def test_turns_that_rise_and_fall_together_make_an_interval_wider() -> None:
     assert together is not None
     assert together.value == alone.value
     assert (together.high - together.low) > 1.8 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(
+    ("parts", "wholes"), [([1, 1, 3], [1, 1, 3]), ([0] * 50, [1] * 50), ([1, 2], [2, 4])]
+)
+def test_where_all_pictures_agree_there_is_no_interval(parts, wholes) -> None:
+    share = bootstrap_share(parts, wholes)
+    assert share is not None
+    assert (share.low, share.high) == (None, None)
 
 
 def test_pictures_without_a_rating_do_not_count_and_one_picture_has_no_interval() -> None:

@@ -2,10 +2,10 @@ import json
 import threading
 
 import pytest
-from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.scripted_endpoint import completion, endpoint, refusal, words
 
 from open_owl.evaluate.asking import RunFacts, answer_questions, facts_file, picture_uri
-from open_owl.evaluate.endpoint import Endpoint
+from open_owl.evaluate.endpoint import Endpoint, EndpointError
 from open_owl.generate import Owl
 
 
@@ -77,6 +77,20 @@ def test_answers_of_another_run_are_not_mixed_with(tmp_path, questions, change) 
         answer_questions(questions, facts(questions, **change), echo, out)
 
 
+def test_a_run_that_was_stopped_before_its_first_answer_is_begun_with_other_settings(
+    tmp_path, questions
+) -> None:
+    out = tmp_path / "owl.jsonl"
+
+    def fail(messages) -> str:
+        raise RuntimeError("the power is out")
+
+    with pytest.raises(RuntimeError):
+        answer_questions(questions, facts(questions), fail, out)
+    assert answer_questions(questions, facts(questions, asked="y"), echo, out).texts[1] == "re What is it?"
+    assert json.loads(facts_file(out).read_text())["asked"] == "y"
+
+
 def test_answers_that_nothing_is_known_of_are_not_added_to(tmp_path, questions) -> None:
     (tmp_path / "owl.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"exists, but not .*owl.run.json"):
@@ -123,3 +137,47 @@ def test_an_endpoint_is_asked(tmp_path, questions) -> None:
     assert {body["model"] for body in server.asked} == {"owl"}
     assert {(body["max_tokens"], body["temperature"]) for body in server.asked} == {(7, 0)}
     assert set(server.keys) == {"Bearer secret"}
+
+
+@pytest.mark.parametrize("reply", [refusal(400), (200, completion(None, "content_filter"))])
+def test_a_question_that_cannot_be_answered_ends_its_own_conversation_alone(
+    tmp_path, questions, reply
+) -> None:
+    refused: list[int] = []
+    out = tmp_path / "a.jsonl"
+    with endpoint(lambda body: reply if words(body) == "And why?" else "yes") as server:
+        client = Endpoint(server.url, "owl")
+        answers = answer_questions(
+            questions, facts(questions), lambda m: client.chat(m, 7), out,
+            on_refusal=lambda question, error: refused.append(question.number),
+        )  # fmt: skip
+        asked = [words(body) for body in server.asked]
+    assert (sorted(answers.texts), refused) == ([1, 2, 5], [3])
+    assert "Sure?" not in asked, "it is about an answer that is not there"
+    again = answer_questions(questions, facts(questions), echo, out)
+    assert (sorted(again.texts), again.texts[5]) == ([1, 2, 3, 4, 5], "yes")
+
+
+def test_a_model_that_refuses_one_question_answers_the_others(tmp_path, questions) -> None:
+    def ask(messages) -> str:
+        if len(messages) == 3:
+            raise ValueError("4000 tokens, and the LLM has 2048 positions")
+        return "yes"
+
+    answers = answer_questions(questions, facts(questions), ask, tmp_path / "a.jsonl")
+    assert sorted(answers.texts) == [1, 2, 5]
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, ValueError), (401, EndpointError)])
+def test_what_refuses_every_question_ends_the_run(tmp_path, questions, status, error) -> None:
+    with endpoint(lambda _: refusal(status)) as server:
+        client = Endpoint(server.url, "owl")
+        with pytest.raises(error, match=f"status {status}"):
+            answer_questions(questions, facts(questions), lambda m: client.chat(m, 7), tmp_path / "a.jsonl")
+
+
+def test_an_endpoint_that_shuts_its_door_ends_the_run(tmp_path, questions) -> None:
+    with endpoint(lambda body: refusal(401) if words(body) == "And why?" else "yes") as server:
+        client = Endpoint(server.url, "owl")
+        with pytest.raises(EndpointError, match="status 401"):
+            answer_questions(questions, facts(questions), lambda m: client.chat(m, 7), tmp_path / "a.jsonl")

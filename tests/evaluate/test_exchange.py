@@ -6,7 +6,7 @@ import pytest
 from open_owl.evaluate.collection import fill_store
 from open_owl.evaluate.exchange import COLUMNS, export_ratings, import_ratings
 from open_owl.evaluate.results import results
-from open_owl.evaluate.store import RatingStore
+from open_owl.evaluate.store import RatingStore, opened
 
 ROW = {"at": "2026-01-31T12:00:00+01:00", "rater": "Ada", "question_id": "1", "model": "owl", "level": "B"}
 
@@ -24,6 +24,11 @@ def rated(store) -> RatingStore:
         store.rate(rater, ids["owl", 1], level)
     store.prefer("Ada", ids["jay", 2], ids["owl", 2], "right")
     store.prefer("Ada", ids["owl", 3], ids["jay", 3], "tie")
+    for rater, number, choice in (
+        ("Ben", 2, "right"), ("Ben", 3, "tie"), ("Ada", 4, "left"), ("Ben", 4, "left"), ("Ada", 5, "left"),
+        ("Ben", 5, "right"),
+    ):  # fmt: skip
+        store.prefer(rater, ids["jay", number], ids["owl", number], choice)
     return store
 
 
@@ -45,12 +50,28 @@ def write_csv(file, *rows: dict) -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_ratings_come_to_another_store_as_they_were_and_only_once(rated, other, tmp_path, suffix) -> None:
     file = tmp_path / f"ratings{suffix}"
-    assert export_ratings(rated, file) == 7
-    assert import_ratings(other, file) == (7, 7)
-    assert import_ratings(other, file) == (7, 0)
+    assert export_ratings(rated, file) == 13
+    assert import_ratings(other, file) == (13, 13)
+    assert import_ratings(other, file) == (13, 0)
     assert results(other) == results(rated)
+    assert results(rated)["groups"][0]["agreement"]["alpha_of_preferences"] is not None
     export_ratings(other, tmp_path / f"again{suffix}")
     assert (tmp_path / f"again{suffix}").read_bytes() == file.read_bytes()
+
+
+def test_agreement_on_preferences_is_the_same_whatever_the_ids_of_a_store(
+    rated, tmp_path, questions, answer_files, monkeypatch
+) -> None:
+    export_ratings(rated, tmp_path / "ratings.csv")
+    found = set()
+    for salt in "abcdef":
+        monkeypatch.setattr("secrets.token_hex", lambda size, salt=salt: salt)
+        with opened(tmp_path / f"{salt}.sqlite") as store:
+            fill_store(store, questions, answer_files, with_published=True)
+            import_ratings(store, tmp_path / "ratings.csv")
+            found.add(results(store)["groups"][0]["agreement"]["alpha_of_preferences"])
+    assert len(found) == 1
+    assert 0 < found.pop() < 1
 
 
 def test_jsonl_has_an_object_a_row(rated, tmp_path) -> None:

@@ -2,7 +2,7 @@ import re
 import threading
 
 import pytest
-from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.scripted_endpoint import completion, endpoint, refusal, words
 
 from open_owl.evaluate.endpoint import Endpoint
 from open_owl.evaluate.judge import AGAIN, Judge, read_choice, read_level
@@ -21,6 +21,12 @@ from open_owl.evaluate.results import results
         ("C.", "C"),
         ("A red house with a level roof", None),
         ("Level: Excellent", None),
+        ("**Level:** B", "B"),
+        ("It is red.\r\nLevel: B\r\n", "B"),
+        ("I cannot assign a level. A picture was not provided.", None),
+        ("Level: B\n\nAt this level a few small slips are allowed.", "B"),
+        ("Level:\nA good answer", None),
+        ("Level: A would be too good, and so\n__Level: C__", "C"),
         ("", None),
     ],
 )
@@ -35,6 +41,12 @@ def test_a_level_is_read_from_the_end_of_a_reply(reply, level) -> None:
         ("…\n**Better: 2**", "right"),
         ("Better: Same.", "tie"),
         ("2", "right"),
+        ("Answer 2 is better. 1 claims a dog.\nBetter: Answer 2", "right"),
+        ("Answer 2 is better. 1 claims a dog.", None),
+        ("**Better: Answer 1**", "left"),
+        ("**Better:** **2**", "right"),
+        ("Better: the same", "tie"),
+        ("Answer 1.", "left"),
         ("No", None),
     ],
 )
@@ -105,6 +117,17 @@ def test_a_reply_without_a_verdict_is_asked_for_it_and_counted_if_it_has_none_st
     with endpoint(reply) as server:
         assert judging(store, questions, server).rate(4, told) == 5
     assert len(server.asked) == 30
+    assert len(store.ratings()) == 10
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"), [((200, completion("", "length")), "--max-new-tokens"), (refusal(400), "status 400")]
+)
+def test_a_judge_without_a_reply_to_one_answer_judges_the_others(store, questions, reply, told) -> None:
+    with endpoint(lambda body: reply if "owl on" in str(body) else "B") as server:
+        judge = judging(store, questions, server)
+        assert judge.rate(4, lambda done, of: None) == 5
+    assert told in str(judge.refusal)
     assert len(store.ratings()) == 10
 
 

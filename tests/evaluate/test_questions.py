@@ -37,12 +37,6 @@ def test_answers_whose_text_is_lost_are_left_out_and_refusals_are_empty(shared) 
     assert found["OpenFlamingo"].texts[32] == "yes"
 
 
-def test_the_line_ends_of_the_page_that_mm_react_was_taken_from_do_not_give_it_away(shared) -> None:
-    found = {a.model: a for a in published_answers(load_questions(shared / "data" / "owleval"))}
-    assert found["MM-REACT"].texts[33] == "Kobe Bryant won 5 championship rings in his career."
-    assert "\n1. Start the process.\n2. " in found["MM-REACT"].texts[23]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [

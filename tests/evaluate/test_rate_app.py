@@ -1,7 +1,9 @@
 import urllib.request
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
+from starlette.datastructures import URL
 from tests.evaluate.sets import make_answers, make_set
 from tests.serve.scripted import running
 
@@ -51,6 +53,18 @@ def test_a_later_turn_comes_with_the_questions_before_and_what_the_model_said(cl
         assert answer["earlier"][0]["answer"].split()[0] == answer["text"].split()[0], "the same model"
 
 
+def test_a_page_can_tell_a_store_from_others_and_learns_nothing_of_its_salt(
+    client, store, tmp_path, questions, answer_files
+) -> None:
+    told = client.get("/api/mode").json()
+    other = RatingStore(tmp_path / "other.sqlite")
+    fill_store(other, questions, answer_files, with_published=False)
+    assert told == {"mode": "levels", "store": store.public_id}
+    assert TestClient(create_rate_app(other, questions)).get("/api/mode").json()["store"] != told["store"]
+    assert store.salt not in str(told)
+    other.close()
+
+
 def test_pairs_are_shown_and_kept(store, questions) -> None:
     client = TestClient(create_rate_app(store, questions, pairwise=True))
     screen = client.get("/api/screens/3?rater=Ada").json()
@@ -61,6 +75,19 @@ def test_pairs_are_shown_and_kept(store, questions) -> None:
     progress = client.get("/api/progress?rater=Ada").json()
     assert (progress["mode"], progress["done"], progress["total"]) == ("pairs", 1, 15)
     assert 3 not in progress["todo"]
+
+
+def test_a_pair_that_was_compared_the_other_way_round_elsewhere_is_shown_turned(store, questions) -> None:
+    client = TestClient(create_rate_app(store, questions, pairwise=True))
+    left, right = (answer["id"] for answer in client.get("/api/screens/0?rater=Ada").json()["answers"])
+    store.prefer("Ada", right, left, "left")
+    assert client.get("/api/screens/0?rater=Ada").json()["choice"] == "right"
+    assert client.get("/api/progress?rater=Ada").json()["done"] == 1
+    body = {"rater": "Ada", "left": left, "right": right, "choice": "left"}
+    assert client.post("/api/preferences", json=body).status_code == 200
+    assert [(given.left, given.choice) for given in store.preferences("Ada")] == [(left, "left")]
+    client.post("/api/preferences", json=body | {"choice": None})
+    assert client.get("/api/screens/0?rater=Ada").json()["choice"] is None
 
 
 @pytest.mark.parametrize(
@@ -119,6 +146,13 @@ def test_without_the_token_nothing_is_told_and_nothing_kept(store, questions) ->
         assert response.status_code == 401
     assert "Type the token" in response.text
     assert store.ratings() == []
+
+
+def test_no_name_of_the_host_leads_past_the_token(store, questions, monkeypatch) -> None:
+    """Older versions of Starlette made the URL of whatever the request calls the host."""
+    client = TestClient(create_rate_app(store, questions, token="sesame"), follow_redirects=False)
+    monkeypatch.setattr(Request, "url", URL("http://x/page/?/api/progress"))
+    assert client.get("/api/progress?rater=Ada").status_code == 401
 
 
 def test_the_token_is_given_once_and_then_kept_in_a_cookie(store, questions) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import Response
 from tests.chromium import Keys
 from tests.evaluate.browser import Rater
 from tests.evaluate.sets import make_answers, make_set
@@ -115,6 +116,63 @@ def test_what_a_page_could_not_send_before_it_was_closed_another_page_sends(brow
         ada.until(lambda: len(again.ratings()) == 2)
     assert {(rating.rater, rating.level) for rating in again.ratings()} == {("Ada", "A"), ("Ben", "C")}
     again.close()
+
+
+def test_what_another_store_is_not_for_is_kept_until_its_own_is_there_again(
+    browse, questions, store, tmp_path, answer_files
+) -> None:
+    other = RatingStore(tmp_path / "other.sqlite")
+    fill_store(other, questions, answer_files, with_published=False)
+    with running(create_rate_app(store, questions)) as url:
+        ada = browse(url)
+        ada.begin("Ada")
+    port = int(url.rsplit(":", 1)[1])
+    ada.press("b")  # while the server is down
+    ada.until(lambda: "Trying again" in ada.all("#status")[0].text)
+    with running(create_rate_app(other, questions), port=port):
+        ada.until(lambda: "no such answer" in ada.all("#status")[0].text)
+        ada.driver.refresh()
+        ada.begin("Ada")
+        ada.press("c")
+        ada.until(lambda: len(other.ratings()) == 1)
+    again = RatingStore(store.file)
+    with running(create_rate_app(again, questions), port=port):
+        ada.driver.refresh()
+        ada.until(lambda: len(again.ratings()) == 1)
+    assert [[r.level for r in some.ratings()] for some in (again, other)] == [["B"], ["C"]]
+    again.close()
+    other.close()
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_a_proxy_refuses_is_sent_again(browse, questions, store, status) -> None:
+    app, refusing = create_rate_app(store, questions), [True]
+
+    async def proxied(scope, receive, send) -> None:
+        if refusing and scope["type"] == "http" and scope["method"] == "POST":
+            await Response("not here", status)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    with running(proxied) as url:
+        ada = browse(url)
+        ada.begin("Ada")
+        ada.press("b")
+        ada.until(lambda: f"the server answers {status}" in ada.all("#status")[0].text)
+        refusing.clear()
+        ada.until(lambda: len(store.ratings()) == 1)
+
+
+def test_what_is_refused_stays_in_the_browser_and_on_the_screen(browse, questions, store) -> None:
+    with running(create_rate_app(store, questions)) as url:
+        ada = browse(url)
+        ada.begin("Ada")
+        ada.driver.execute_script("state.progress.rater = 'judge:Ada'")
+        ada.press("b")
+        ada.until(lambda: "Not saved, but kept" in ada.all("#status")[0].text)
+        assert ada.pressed() == ["B"]
+        assert ada.driver.execute_script("return Object.keys(localStorage).length") == 2
+    assert store.ratings() == []
 
 
 def test_levels_are_changed_taken_back_and_seen_again_with_the_keyboard_alone(

@@ -73,6 +73,22 @@ def test_preferences_of_several_people_are_voted_on(store) -> None:
     assert found["groups"][0]["agreement"]["pairs_compared_twice"] == 1
 
 
+def test_a_pair_that_a_judge_saw_one_way_round_only_is_told_and_not_counted(store, tmp_path) -> None:
+    ids = {(answer.model, answer.question): answer.id for answer in store.answers()}
+    for number in (1, 2):
+        store.prefer("judge:gpt", ids["owl", number], ids["jay", number], "left")
+    store.prefer("judge:gpt", ids["jay", 1], ids["owl", 1], "right")
+    store.prefer("Ada", ids["owl", 2], ids["jay", 2], "left")
+    found = write_report(store, tmp_path)
+    people, judge = found["groups"]
+    assert (people["pairs_judged_one_way_only"], judge["pairs_judged_one_way_only"]) == (0, 1)
+    for group in (people, judge):
+        (win,) = group["wins_by_preference"]
+        assert (win["win"], win["tie"], win["loss"]) == (0, 0, 1), "jay against owl"
+    assert found["judges"][0]["pairs"] == 0
+    assert "1 pairs are judged one way round only and not counted" in (tmp_path / "report.md").read_text()
+
+
 def test_agreement_is_of_people_and_a_judge_is_compared_with_them(store) -> None:
     give(store, "Ada", owl="ABCDA")
     give(store, "Ben", owl="ABCDB")

@@ -1,6 +1,7 @@
 import pytest
 from tests.evaluate.sets import make_answers
 
+from open_owl.evaluate.answers import Answers
 from open_owl.evaluate.collection import fill_store
 from open_owl.evaluate.questions import load_questions
 from open_owl.evaluate.screens import Screens
@@ -56,6 +57,23 @@ def test_published_models_are_compared_with_new_ones_only(store, shared, tmp_pat
     assert len(pairs) == 6
     assert all("mine" in pair for pair in pairs)
     other.close()
+
+
+def test_the_files_and_no_published_decide_what_is_rated_also_in_a_store_that_has_more(
+    tmp_path, questions, answer_files
+) -> None:
+    store = RatingStore(tmp_path / "mixed.sqlite")
+    store.add_questions(questions)
+    store.add_answers(Answers("LLaVA", dict.fromkeys(range(1, 6), "yes"), is_published=True))
+    assert fill_store(store, questions, answer_files, with_published=False) == ["crow", "jay", "owl"]
+    assert fill_store(store, questions, answer_files[:1], with_published=False) == ["crow"]
+    assert fill_store(store, questions, [], with_published=False) == ["crow", "jay", "owl"]
+    assert fill_store(store, questions, [], with_published=True) == ["LLaVA", "crow", "jay", "owl"]
+    chosen = Screens(store, pairwise=False, models=["crow", "jay"])
+    assert {model for _, models in shown(chosen, "Ada") for model in models} == {"crow", "jay"}
+    pairs = Screens(store, pairwise=True, models=["crow", "jay"])
+    assert len(shown(pairs, "Ada")) == 5
+    store.close()
 
 
 def test_what_the_same_model_said_before_is_known(store) -> None:

@@ -8,11 +8,12 @@ import sys
 import urllib.request
 
 import pytest
-from tests.evaluate.scripted_endpoint import endpoint, words
+from tests.evaluate.scripted_endpoint import completion, endpoint, refusal, words
 from tests.evaluate.sets import make_answers, make_set
 from typer.testing import CliRunner
 
 from owl_cli.main import app
+from owl_cli.options import weights_told
 
 
 def owl(*arguments: object, status: int = 0) -> str:
@@ -44,6 +45,40 @@ def test_from_questions_to_a_report_with_a_judge(tmp_path, folder) -> None:
     assert report["groups"][0]["levels"]["lab/owl"]["all"]["B"] == 5
 
 
+def test_a_judge_is_asked_of_nothing_but_the_files_that_are_named(tmp_path, folder) -> None:
+    files = [make_answers(tmp_path / f"{name}.jsonl", name) for name in ("jay", "owl")]
+    with endpoint(lambda body: "Level: B") as server:
+        at = ("eval", "judge", "gpt", "--endpoint", server.url, "--data", folder)
+        owl(*at, files[0])
+        owl(*at, files[1])
+        assert len(server.asked) == 10
+        owl(*at[:2], "other", *at[3:], files[1], "--no-published")
+    assert len(server.asked) == 15
+
+
+def test_questions_without_an_answer_are_told_at_the_end(folder) -> None:
+    with endpoint(lambda body: refusal(400) if words(body) == "And why?" else "yes") as server:
+        printed = owl("eval", "owleval", "owl", "--endpoint", server.url, "--data", folder)
+    assert re.search(r"question 3: .*status 400", printed)
+    assert "2 questions have no answer: those above, and the turns" in printed
+    assert "3 answers are in owl.jsonl" in printed
+
+
+def test_a_judge_that_thinks_has_tokens_for_it_and_one_silent_reply_ends_nothing(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+
+    def reply(body):
+        return (200, completion("", "length")) if "owl on 1" in str(body) else "Level: B"
+
+    with endpoint(reply) as server:
+        at = ("eval", "judge", "gpt", answers, "--endpoint", server.url, "--data", folder)
+        printed = owl(*at)
+        owl(*at, "--max-new-tokens", 9)
+    assert [body["max_tokens"] for body in server.asked] == [8192] * 5 + [9]
+    assert "allow more of them (--max-new-tokens)" in printed
+    assert "1 verdicts could not be had" in printed
+
+
 def test_answers_of_weights_that_were_written_anew_are_refused(tmp_path, folder, monkeypatch) -> None:
     class Scripted:
         def __init__(self) -> None:
@@ -66,6 +101,44 @@ def test_answers_of_weights_that_were_written_anew_are_refused(tmp_path, folder,
     for again in (ask, (*ask, "--dtype", "float32")):
         result = CliRunner().invoke(app, [*map(str, again)])
         assert "another run (asked was my-owl, written" in str(result.exception)
+
+
+def test_a_judge_of_the_same_name_at_another_endpoint_is_refused(tmp_path, folder) -> None:
+    answers = make_answers(tmp_path / "owl.jsonl", "owl")
+    with endpoint(lambda body: "Level: B") as one, endpoint(lambda body: "Level: C") as other:
+        ask = ("eval", "judge", "gpt", answers, "--data", folder, "--endpoint")
+        owl(*ask, one.url)
+        owl(*ask, f"{one.url}/")
+        refused = CliRunner().invoke(app, [*map(str, ask), other.url])
+        assert f"has verdicts of gpt at {one.url} under the name gpt" in str(refused.exception)
+        assert other.asked == []
+        owl(*ask, other.url, "--name", "gpt elsewhere")
+    printed = owl("eval", "report")
+    assert "Judge gpt elsewhere" in printed
+
+
+def test_weights_are_told_by_the_commit_of_a_hub_id_and_the_date_of_an_adapters_base(
+    tmp_path, monkeypatch
+) -> None:
+    snapshots = tmp_path / "snapshots"
+    for commit in ("c0ffee", "decade"):
+        (snapshots / commit).mkdir(parents=True)
+    monkeypatch.setattr("open_owl.hub.snapshot_download", lambda _: snapshots / "c0ffee")
+    assert weights_told("lab/owl", None) == "lab/owl, commit c0ffee, as it is stored"
+    monkeypatch.setattr("open_owl.hub.snapshot_download", lambda _: snapshots / "decade")
+    assert weights_told("lab/owl", "float16") == "lab/owl, commit decade, float16"
+    adapter, base = tmp_path / "run" / "adapter", tmp_path / "run" / "base"
+    for folder, file in ((adapter, "adapter_model.safetensors"), (base, "model.safetensors")):
+        folder.mkdir(parents=True)
+        (folder / file).write_bytes(b"")
+        os.utime(folder / file, (0, 86_400))
+    told = f"{adapter}, written 1970-01-02 00:00:00 UTC, its base "
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "../base"}')
+    assert weights_told(str(adapter), None) == f"{told}written 1970-01-02 00:00:00 UTC, as it is stored"
+    os.utime(base / "model.safetensors", (0, 2 * 86_400))
+    assert weights_told(str(adapter), None) == f"{told}written 1970-01-03 00:00:00 UTC, as it is stored"
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "lab/base"}')
+    assert weights_told(str(adapter), None) == f"{told}lab/base commit decade, as it is stored"
 
 
 def test_ratings_go_out_and_in(tmp_path, folder) -> None:

@@ -12,10 +12,15 @@ from open_owl.owlet.grown import exam, result
 from owl_cli.main import app
 
 
+def offline(_: str) -> str:
+    raise OSError("no network in this test")
+
+
 @pytest.fixture
 def scripted(monkeypatch):
     owl = Scripted(lambda messages: "yes")
     monkeypatch.setattr(open_owl, "load", lambda *_: owl)
+    monkeypatch.setattr("open_owl.hub.snapshot_download", offline)
     drawn = exam.draw_exam
     monkeypatch.setattr(result, "draw_exam", lambda seed, questions: drawn(seed, questions, ["visual"]))
     return owl

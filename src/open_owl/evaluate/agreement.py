@@ -8,7 +8,9 @@ import numpy as np
 Metric = Literal["nominal", "ordinal"]
 
 
-def krippendorff_alpha(units: Iterable[Sequence[int]], num_values: int, metric: Metric) -> float | None:
+def krippendorff_alpha(
+    units: Iterable[Sequence[int]], num_values: int, metric: Metric, is_either_way: bool = False
+) -> float | None:
     """Krippendorff's alpha (Computing Krippendorff's Alpha-Reliability, 2011, section D and E).
 
     1 is perfect agreement, 0 what chance gives, below 0 raters that contradict each other.
@@ -17,6 +19,8 @@ def krippendorff_alpha(units: Iterable[Sequence[int]], num_values: int, metric: 
         units: the values that each unit was given, by any number of raters; values are 0 to num_values - 1,
             in their order. Units with fewer than two values say nothing.
         metric: ordinal: values that are further apart disagree more, counted in how many values lie between.
+        is_either_way: which end is the first was drawn for each unit, as for which of two answers is better;
+            alpha is then the same however it was drawn.
 
     Returns:
         None where nothing can be said: no unit with two values, or the same value everywhere.
@@ -26,6 +30,8 @@ def krippendorff_alpha(units: Iterable[Sequence[int]], num_values: int, metric: 
         if len(values) > 1:
             counts = np.bincount(values, minlength=num_values)
             coincidences += (np.outer(counts, counts) - np.diag(counts)) / (len(values) - 1)
+    if is_either_way:
+        coincidences = (coincidences + coincidences[::-1, ::-1]) / 2
     totals = coincidences.sum(axis=0)  # [value]
     squared = _squared_differences(totals, metric)
     expected = float(totals @ squared @ totals)

@@ -1,18 +1,17 @@
 """Answers of models, one file each, in OwlEval's format of five fields a row."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_owl.whole_file import write_whole
 
-from .published import GAVE_UP, LOST, MODELS, WRAPPED
+from .blind import without_traces
+from .published import GAVE_UP, LOST, MODELS
 from .questions import Question, QuestionSet, number_of, read_rows, text_of
 
 PUBLISHED_FOLDER = "answer"
-LINE_END_IN_A_SENTENCE = re.compile(r" ?\n(?=[a-z(])")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _said(model: str, text: str) -> str:
     """The answer as the model gave it, with nothing in it that tells a rater whose it is."""
     if text in GAVE_UP:
         return ""
-    return LINE_END_IN_A_SENTENCE.sub(" ", text) if model == WRAPPED else text
+    return without_traces(model, text)
 
 
 def answer_row(question: Question, answer: str, model: str) -> str:

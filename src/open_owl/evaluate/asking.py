@@ -50,33 +50,47 @@ def answer_questions(
     out: Path,
     at_once: int = 8,
     on_answer: Callable[[int], None] = lambda answered: None,
+    on_refusal: Callable[[Question, ValueError], None] = lambda question, error: None,
 ) -> Answers:
     """Asks what `out` has no answer to yet, writes each answer as it comes, and gives all of them.
 
     A conversation is asked turn by turn, the model's own answers before it; conversations are asked
-    side by side.
+    side by side. A question that cannot be answered is left out, and so are the turns after it, which would
+    be asked without what they are about; the same call asks them again.
 
     Args:
-        ask: messages as OpenAI writes them -> the answer; called from `at_once` threads.
+        ask: messages as OpenAI writes them -> the answer; called from `at_once` threads. It raises ValueError
+            where these messages cannot be answered.
         on_answer: told how many questions are answered, at the start and after each.
+        on_refusal: told of a question that cannot be answered; called from these threads.
 
     Raises:
-        ValueError: `out` has answers of another run (`begun_answers`).
-        Exception: whatever `ask` raises ends the run; what was answered until then is in `out`, and the same
-            call goes on.
+        ValueError: `out` has answers of another run (`begun_answers`), or no question can be answered.
+        Exception: whatever else `ask` raises ends the run; what was answered until then is in `out`, and the
+            same call goes on.
     """
     known = begun_answers(questions, facts, out)
     writer = _Writer(out, facts.model, known, on_answer)
     stopped = Event()
+    refusals: list[ValueError] = []
 
     def hold(dialogue: Dialogue) -> None:
         for turn, question in enumerate(dialogue):
             if stopped.is_set():
                 return
-            if question.number not in known:
-                writer.add(question, ask(_messages(questions, dialogue[: turn + 1], known)).strip())
+            if question.number in known:
+                continue
+            try:
+                answer = ask(_messages(questions, dialogue[: turn + 1], known))
+            except ValueError as error:
+                refusals.append(error)
+                on_refusal(question, error)
+                return
+            writer.add(question, answer.strip())
 
     side_by_side([partial(hold, dialogue) for dialogue in dialogues(questions.questions)], at_once, stopped)
+    if refusals and not known:
+        raise refusals[0]  # it is not for the question that it is refused
     answers = Answers(facts.model, known)
     write_answers(out, questions.questions, answers)
     return answers
@@ -84,6 +98,8 @@ def answer_questions(
 
 def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[int, str]:
     """The answers that `out` has already, by question number; the facts are written beside them.
+
+    Facts beside no answer are of a run that was stopped before its first one, and are written anew.
 
     Raises:
         ValueError: they are those of another run.
@@ -94,7 +110,9 @@ def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[in
         raise ValueError(
             f"{out} exists, but not {file}, which says whose answers they are; name another --out"
         )
-    if file.exists():
+    _drop_torn_line(out)
+    has_answers = out.exists() and out.stat().st_size > 0
+    if file.exists() and has_answers:
         recorded = json.loads(file.read_text(encoding="utf-8"))
         differing = [name for name, value in wanted.items() if recorded.get(name) != value]
         if differing:
@@ -104,10 +122,7 @@ def begun_answers(questions: QuestionSet, facts: RunFacts, out: Path) -> dict[in
         out.parent.mkdir(parents=True, exist_ok=True)
         record = wanted | {"open_owl": version("open-owl")}
         write_whole(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    _drop_torn_line(out)
-    if not out.exists() or not out.stat().st_size:
-        return {}
-    return dict(read_answers(out, questions.questions).texts)
+    return dict(read_answers(out, questions.questions).texts) if has_answers else {}
 
 
 def _drop_torn_line(out: Path) -> None:

@@ -18,8 +18,11 @@ def named_answers(given: str, questions: QuestionSet) -> Answers:
 
 def fill_store(
     store: RatingStore, questions: QuestionSet, given: Sequence[str], with_published: bool
-) -> None:
-    """Puts questions and answers into a store, beside what is there.
+) -> list[str]:
+    """Puts questions and answers into a store, beside what is there; gives the models that are to be rated.
+
+    Those are the models of the files, or where there are none all that the store has of one's own; and the
+    published ones.
 
     Args:
         given: files of answers, as `FILE` or `NAME=FILE`.
@@ -37,5 +40,8 @@ def fill_store(
     store.add_questions(questions)
     for answers in models:
         store.add_answers(answers)
-    if not store.answers():
+    chosen = {a.model for a in store.answers() if not given and (with_published or not a.is_published)}
+    chosen |= set(names)
+    if not chosen:
         raise ValueError("there is no answer to rate; give a file of answers")
+    return sorted(chosen)

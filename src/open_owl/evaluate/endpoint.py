@@ -8,15 +8,21 @@ import httpx2
 TRIES = 5
 LONGEST_WAIT_SECONDS = 60.0
 AGAIN = {408, 409, 429, 500, 502, 503, 504, 529}
+# That these messages are refused for, where another conversation may be answered.
+OF_THE_MESSAGES = {400, 413, 422}
 # Why there may be no answer where the model would have given one, by `finish_reason`.
 _SILENCED = {
-    "length": "all tokens went into thinking; allow more of them",
+    "length": "all tokens went into thinking; allow more of them (--max-new-tokens)",
     "content_filter": "its filter held the answer back",
 }
 
 
-class EndpointError(ValueError):
+class EndpointError(RuntimeError):
     """The endpoint gave no answer; the message says what it said instead."""
+
+
+class Unanswered(EndpointError, ValueError):
+    """It has none to these messages; it may have one to others."""
 
 
 class Endpoint:
@@ -56,8 +62,8 @@ class Endpoint:
         """The answer to messages as OpenAI writes them, the likeliest words, without white space around it.
 
         Raises:
-            EndpointError: it cannot be reached, refuses, answers with something else, or ended an answer
-                before its first word.
+            Unanswered: it refuses these messages, or ended the answer before its first word.
+            EndpointError: it cannot be reached, refuses to be asked, or answers with something else.
         """
         wait, tries = self._first_wait_seconds, 0
         while True:
@@ -79,6 +85,8 @@ class Endpoint:
                     continue
                 problem = f"{self.url} answers with status {response.status_code}: {response.text[:500]}"
                 may_try = response.status_code in AGAIN
+                if response.status_code in OF_THE_MESSAGES:
+                    raise Unanswered(problem)
                 wait = max(wait, _retry_after(response))
             if not may_try or tries == TRIES:
                 raise EndpointError(problem)
@@ -112,7 +120,7 @@ class Endpoint:
             raise EndpointError(f"{self.url} answers with content that is no text: {content!r:.500}")
         text = (content or "").strip()
         if not text and ended in _SILENCED:
-            raise EndpointError(f"{self.url} ended an answer before its first word: {_SILENCED[ended]}")
+            raise Unanswered(f"{self.url} ended an answer before its first word: {_SILENCED[ended]}")
         return text
 
 

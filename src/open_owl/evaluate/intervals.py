@@ -12,7 +12,10 @@ PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Share:
-    """low, high: the 95% interval; None where there are fewer than two pictures."""
+    """
+    low, high: the 95% interval; None where there are fewer than two pictures, or all have the same share:
+        however they are drawn, nothing moves, which says nothing of other pictures.
+    """
 
     value: float
     low: float | None
@@ -36,7 +39,7 @@ def bootstrap_share(parts: Sequence[float], wholes: Sequence[float]) -> Share | 
     if not pictures:
         return None
     value = float(numbers[0].sum() / numbers[1].sum())
-    if pictures < 2:
+    if np.ptp(numbers[0] / numbers[1]) == 0:
         return Share(value, None, None)
     drawn = np.random.default_rng(SEED).integers(pictures, size=(DRAWS, pictures))
     sums = numbers[:, drawn].sum(axis=2)  # [2, draws]

@@ -1,7 +1,7 @@
 """A model as the judge of answers: by level, or of two answers the better, asked both ways round."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from threading import Event, Lock
 from typing import Any
@@ -13,7 +13,6 @@ from .screens import Screen, Screens
 from .side_by_side import side_by_side
 from .store import JUDGE, RatingStore, StoredAnswer
 
-JUDGE_TOKENS = 1024  # for the reasons that it gives before its verdict
 NOTHING_SAID = "(no answer)"
 
 FAIR = (
@@ -31,15 +30,18 @@ PAIRS_TASK = (
     "that they are as good as each other. The order in which they stand means nothing.\n"
     f"{FAIR}`Better: 1`, `Better: 2` or `Better: same`."
 )
-LEVEL_SAID = re.compile(r"level\W{1,6}([ABCD])\b", re.IGNORECASE)
-LEVEL_ALONE = re.compile(r"\A\W*([ABCD])\W*\Z", re.IGNORECASE)
-BETTER_SAID = re.compile(r"better\W{1,6}(1|2|same)\b", re.IGNORECASE)
-BETTER_ALONE = re.compile(r"\A\W*(1|2|same)\W*\Z", re.IGNORECASE)
+_SIGN = r"(?:[^\w\n]|_)"  # colons, spaces, and the stars of Markdown
+_LEVEL, _CHOICE = "([ABCD])", rf"(?:the )?(?:answer{_SIGN}+)?(1|2|same)"
+# A verdict has a line of its own, or is all of a reply: prose says `level a` and `better. 1` too.
+LEVEL_SAID = re.compile(rf"^{_SIGN}*level{_SIGN}+{_LEVEL}{_SIGN}*$", re.IGNORECASE | re.MULTILINE)
+LEVEL_ALONE = re.compile(rf"\A\W*{_LEVEL}\W*\Z", re.IGNORECASE)
+BETTER_SAID = re.compile(rf"^{_SIGN}*better{_SIGN}+{_CHOICE}{_SIGN}*$", re.IGNORECASE | re.MULTILINE)
+BETTER_ALONE = re.compile(rf"\A\W*{_CHOICE}\W*\Z", re.IGNORECASE)
 AGAIN = "I could not read your verdict. Reply with nothing but the line that I asked you to end with."
 
 
 def read_level(reply: str) -> str | None:
-    """The level that a reply ends with, or that is all of it; None where there is none."""
+    """The level of the last line that is a verdict, or that is all of the reply; None where there is none."""
     found = LEVEL_SAID.findall(reply) or LEVEL_ALONE.findall(reply)
     return found[-1].upper() if found else None
 
@@ -55,39 +57,51 @@ class Judge:
 
     Args:
         name: of the model; its ratings are those of the rater `judge:NAME`.
-        ask: messages as OpenAI writes them -> the reply; called from several threads.
+        ask: messages as OpenAI writes them -> the reply; called from several threads. It raises ValueError
+            where these messages have no reply.
+        models: whose answers are judged; None: of all in the store.
+
+    Attributes:
+        refusal: why the first of the messages without a reply has none; None where all have one.
     """
 
-    def __init__(self, store: RatingStore, questions: QuestionSet, name: str, ask: Ask):
-        self._store, self._questions, self._ask = store, questions, ask
+    def __init__(
+        self,
+        store: RatingStore,
+        questions: QuestionSet,
+        name: str,
+        ask: Ask,
+        models: Collection[str] | None = None,
+    ):
+        self._store, self._questions, self._ask, self._models = store, questions, ask, models
         self.rater = JUDGE + name
-        self._screens = Screens(store, pairwise=False)
+        self._screens = Screens(store, pairwise=False, models=models)
         self._lock = Lock()
         self._unreadable = 0
+        self.refusal: str | None = None
 
     def rate(self, at_once: int, on_progress: Callable[[int, int], None]) -> int:
-        """A level for each answer. Gives how many replies had none, also when asked again.
+        """A level for each answer. Gives how many got none: no reply came, or none was in it, also when asked
+        again.
 
         Args:
             on_progress: told how many verdicts of how many are there.
         """
         known = {rating.answer for rating in self._store.ratings(self.rater)}
-        tasks = [(s, a) for s in self._screens.of(self.rater) for a in s.answers if a.id not in known]
-        work = [partial(self._rate_one, screen, answer) for screen, answer in tasks]
-        return self._do(work, len(known), at_once, on_progress)
+        tasks = [(s, a) for s in self._screens.of(self.rater) for a in s.answers]
+        work = [partial(self._rate_one, screen, answer) for screen, answer in tasks if answer.id not in known]
+        return self._do(work, len(tasks) - len(work), at_once, on_progress)
 
     def compare(self, at_once: int, on_progress: Callable[[int, int], None]) -> int:
         """Each two answers twice, with their places swapped. Otherwise as `rate`."""
         known = {(given.left, given.right) for given in self._store.preferences(self.rater)}
-        tasks = []
-        for screen in Screens(self._store, pairwise=True).of(self.rater):
-            for left, right in (screen.answers, screen.answers[::-1]):
-                if (left.id, right.id) not in known:
-                    tasks.append(partial(self._compare_two, screen, left, right))
-        return self._do(tasks, len(known), at_once, on_progress)
+        screens = Screens(self._store, pairwise=True, models=self._models).of(self.rater)
+        tasks = [(s, left, right) for s in screens for left, right in (s.answers, s.answers[::-1])]
+        work = [partial(self._compare_two, *task) for task in tasks if (task[1].id, task[2].id) not in known]
+        return self._do(work, len(tasks) - len(work), at_once, on_progress)
 
     def _do(self, work: Sequence[Callable[[], None]], known: int, at_once: int, on_progress) -> int:
-        self._unreadable, done = 0, known
+        self._unreadable, self.refusal, done = 0, None, known
         on_progress(known, known + len(work))
 
         def one(task: Callable[[], None]) -> None:
@@ -132,11 +146,16 @@ class Judge:
             {"role": "system", "content": task},
             {"role": "user", "content": [picture, {"type": "text", "text": text}]},
         ]
-        reply = self._ask(messages)
-        verdict = read(reply)
-        if verdict is None:
-            more = [{"role": "assistant", "content": reply or "-"}, {"role": "user", "content": AGAIN}]
-            verdict = read(self._ask([*messages, *more]))
+        verdict = None
+        try:
+            reply = self._ask(messages)
+            verdict = read(reply)
+            if verdict is None:
+                more = [{"role": "assistant", "content": reply or "-"}, {"role": "user", "content": AGAIN}]
+                verdict = read(self._ask([*messages, *more]))
+        except ValueError as error:
+            with self._lock:
+                self.refusal = self.refusal or str(error)
         with self._lock:
             self._unreadable += verdict is None
         return verdict

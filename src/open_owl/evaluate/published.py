@@ -31,7 +31,6 @@ MODELS = {
 # (both are lost), that the model gave up or refused (an empty answer).
 LOST = {"web": (32, 43), "website": (32, 43), "无法回溯": None}
 GAVE_UP = {"模型放弃回答", "模型拒绝回答"}
-WRAPPED = "MM-REACT"  # its answers were taken from a page with the page's line ends in them
 
 # A/B/C/D of 50 single-turn and 52 multi-turn questions, read off the bars of the paper's chart (figure 3). It
 # has no MM-REACT, and which question got which level was never published.

@@ -1,7 +1,7 @@
 """The web page where people rate answers, as an ASGI application."""
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .screens import Screen, Screens
 from .store import RatingStore, UnknownAnswer, rater_name
 
 PAGE = Path(__file__).with_name("page")
+TURNED = {"left": "right", "right": "left", "tie": "tie"}
 COOKIE = "owl_rate_token"
 COOKIE_SECONDS = 90 * 24 * 3600
 NOTHING_SAID = "(no answer)"
@@ -45,7 +46,11 @@ class PreferenceBody(BaseModel):
 
 
 def create_rate_app(
-    store: RatingStore, questions: QuestionSet, pairwise: bool = False, token: str | None = None
+    store: RatingStore,
+    questions: QuestionSet,
+    pairwise: bool = False,
+    token: str | None = None,
+    models: Collection[str] | None = None,
 ) -> FastAPI:
     """The page over a store that has questions and answers in it.
 
@@ -53,9 +58,10 @@ def create_rate_app(
         questions: where the pictures are.
         pairwise: two answers are compared, instead of each rated by level.
         token: asked of everyone, once, and then kept in a cookie; None: whoever reaches the port may rate.
+        models: whose answers are rated; None: of all in the store.
     """
     app = FastAPI(title="owl rate", docs_url=None, redoc_url=None, openapi_url=None)
-    desk = RatingDesk(store, pairwise)
+    desk = RatingDesk(store, pairwise, models)
     pictures = {question.image: questions.picture(question) for question in questions.questions}
 
     @app.middleware("http")
@@ -80,7 +86,7 @@ def create_rate_app(
 
     @app.get("/api/mode")
     def mode() -> dict[str, Any]:
-        return {"mode": desk.mode}
+        return {"mode": desk.mode, "store": store.public_id}
 
     @app.get("/api/progress")
     def progress(rater: str) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def create_rate_app(
 
     @app.post("/api/preferences")
     def prefer(body: PreferenceBody) -> dict[str, Any]:
-        store.prefer(rater_name(body.rater), body.left, body.right, body.choice)
+        desk.prefer(rater_name(body.rater), body.left, body.right, body.choice)
         return {"saved": True}
 
     app.mount("/page", StaticFiles(directory=PAGE))
@@ -107,9 +113,9 @@ def create_rate_app(
 class RatingDesk:
     """What the page is told: a rater's screens, what was rated, where to go on."""
 
-    def __init__(self, store: RatingStore, pairwise: bool):
+    def __init__(self, store: RatingStore, pairwise: bool, models: Collection[str] | None = None):
         self._store, self._pairwise = store, pairwise
-        self._screens = Screens(store, pairwise)
+        self._screens = Screens(store, pairwise, models)
 
     @property
     def mode(self) -> str:
@@ -156,6 +162,13 @@ class RatingDesk:
             "choice": given.get(self._units(screen)[0]) if self._pairwise else None,
         }
 
+    def prefer(self, rater: str, left: str, right: str, choice: str | None) -> None:
+        """Keeps which of two is better, and takes back what the rater said of them the other way round: what
+        another store brought, which has orders of its own. Raises as `RatingStore.prefer`."""
+        self._store.prefer(rater, left, right, choice)
+        if any((given.left, given.right) == (right, left) for given in self._store.preferences(rater)):
+            self._store.prefer(rater, right, left, None)
+
     def _units(self, screen: Screen) -> list[tuple[str, ...]]:
         """What a screen asks to rate: each answer, or the two together."""
         ids = tuple(answer.id for answer in screen.answers)
@@ -163,7 +176,11 @@ class RatingDesk:
 
     def _given(self, rater: str) -> dict[tuple[str, ...], str | None]:
         if self._pairwise:
-            return {(given.left, given.right): given.choice for given in self._store.preferences(rater)}
+            found: dict[tuple[str, ...], str | None] = {}
+            for given in self._store.preferences(rater):  # the last word holds, whichever way they stood
+                found[given.left, given.right] = given.choice
+                found[given.right, given.left] = TURNED[str(given.choice)]
+            return found
         return {(given.answer,): given.level for given in self._store.ratings(rater)}
 
 
@@ -172,13 +189,15 @@ def _unless_allowed(request: Request, token: str | None) -> Response | None:
     if token is None or _is(request.cookies.get(COOKIE), token):
         return None
     given = request.query_params.get("token")
-    if request.url.path == "/" and _is(given, token):
+    # It decides what answers; that of `url` goes with what the request calls the host.
+    path = request.scope["path"]
+    if path == "/" and _is(given, token):
         response = RedirectResponse("/", 303)  # without the token in the address
         response.set_cookie(COOKIE, token, max_age=COOKIE_SECONDS, httponly=True, samesite="strict")
         return response
-    if request.url.path.startswith("/page/"):
+    if path.startswith("/page/"):
         return None  # the form below looks like the page
-    if request.url.path != "/":
+    if path != "/":
         return JSONResponse({"detail": "the token is missing or wrong; load the page again"}, 401)
     told = "That token is wrong." if given else "Type the token that you were given."
     form = (PAGE / "token.html").read_text(encoding="utf-8").replace("$told", escape(told))

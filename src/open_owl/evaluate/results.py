@@ -93,6 +93,7 @@ def _of_group(group: Group, board: Board) -> dict[str, Any]:
         "wins_by_preference": _wins(_pairs_by_preference(group, board), board),
         "pairs_seen_both_ways": seen,
         "of_them_turned_by_place": turned,
+        "pairs_judged_one_way_only": group.seen_one_way(),
         "agreement": None if group.is_judge else _agreement(group),
     }
 
@@ -169,7 +170,7 @@ def _agreement(group: Group) -> dict[str, Any]:
         "alpha_nominal": krippendorff_alpha(ranks, len(LEVELS), "nominal"),
         "pairs_compared_twice": sum(len(one) > 1 for one in votes),
         "alpha_of_preferences": krippendorff_alpha(
-            [[vote + 1 for vote in one] for one in votes], NUM_CHOICES, "nominal"
+            [[vote + 1 for vote in one] for one in votes], NUM_CHOICES, "nominal", is_either_way=True
         ),
     }
 

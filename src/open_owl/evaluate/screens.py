@@ -1,7 +1,7 @@
 """What a rater is shown, screen by screen, in an order of the rater's own that a restart does not change."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -25,7 +25,7 @@ class Screen:
 
 
 class Screens:
-    """All screens of a store.
+    """All screens of a store, or of the answers of `models` in it.
 
     Pictures come in an order of the rater's own, and so do models for each picture; the turns of a
     conversation stay together and in order.
@@ -34,11 +34,11 @@ class Screens:
         ValueError: there is only one model, and it is to be compared.
     """
 
-    def __init__(self, store: RatingStore, pairwise: bool):
+    def __init__(self, store: RatingStore, pairwise: bool, models: Collection[str] | None = None):
         self._salt = store.salt
         self._pairwise = pairwise
         self._answers: dict[tuple[int, str], StoredAnswer] = {
-            (a.question, a.model): a for a in store.answers()
+            (a.question, a.model): a for a in store.answers() if models is None or a.model in models
         }
         self._dialogues = dialogues(store.questions())
         published = {a.model: a.is_published for a in self._answers.values()}

@@ -1,4 +1,4 @@
-"""Ratings in one SQLite file: nothing is ever changed or removed in it, the latest word of a rater holds."""
+"""Ratings in one SQLite file: none is ever changed or removed in it, the latest word of a rater holds."""
 
 import hashlib
 import hmac
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .answers import Answers
+from .blind import has_same_words
 from .levels import LEVELS
 from .questions import Question, QuestionSet
 
@@ -124,6 +125,11 @@ class RatingStore:
             raise ValueError(f"{file} is of format {self.meta('format')}; this OpenOwl reads format {FORMAT}")
         self.salt = self.meta("salt") or ""
 
+    @property
+    def public_id(self) -> str:
+        """Tells the store from others, and nothing of its salt."""
+        return hashlib.sha256(f"store|{self.salt}".encode()).hexdigest()[:20]
+
     def close(self) -> None:
         with self._lock:
             self._db.close()
@@ -151,28 +157,44 @@ class RatingStore:
     def add_answers(self, answers: Answers) -> None:
         """Adds a model's answers; those that are there already stay.
 
+        A published one whose words are there is shown as it is given from now on: an older version may have
+        left more of the page in it that it was copied from.
+
         Raises:
             ValueError: an answer of that model is there, and is another one.
         """
         with self._writing():
             for number, text in sorted(answers.texts.items()):
                 found = self._db.execute(
-                    "SELECT text FROM answer WHERE question = ? AND model = ?", (number, answers.model)
+                    "SELECT id, text FROM answer WHERE question = ? AND model = ?", (number, answers.model)
                 ).fetchone()
                 if found is None:
-                    row = (
-                        self._opaque(number, answers.model),
-                        number,
-                        answers.model,
-                        text,
-                        answers.is_published,
-                    )
+                    id_ = self._opaque(number, answers.model)
+                    row = (id_, number, answers.model, text, answers.is_published)
                     self._db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
-                elif found[0] != text:
+                elif answers.is_published and has_same_words(found[1], text):
+                    self._db.execute("UPDATE answer SET text = ? WHERE id = ?", (text, found[0]))
+                elif found[1] != text:
                     raise ValueError(
                         f"{self.file} has another answer of {answers.model} to question {number}; give these "
                         "answers another name (NAME=FILE), or use another --store"
                     )
+
+    def add_judge(self, name: str, asked: str) -> None:
+        """Keeps which model at which endpoint a judge is.
+
+        Raises:
+            ValueError: there are verdicts of another one of that name.
+        """
+        key = JUDGE + name
+        recorded = self.meta(key)
+        if recorded not in (None, asked) and (self.ratings(key) or self.preferences(key)):
+            raise ValueError(
+                f"{self.file} has verdicts of {recorded} under the name {name}, and {asked} may be another "
+                "judge; give it another --name, or use another --store"
+            )
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, asked))
 
     def questions(self) -> tuple[Question, ...]:
         rows = self._rows("SELECT number, image, text, abilities, categories FROM question ORDER BY number")

@@ -62,6 +62,11 @@ def _of_group(results: Results, group: Results) -> Iterator[Section]:
             f"Of {group['pairs_seen_both_ways']} pairs that were shown both ways round, "
             f"{group['of_them_turned_by_place']} got another verdict when turned; these count as ties."
         )
+    if group["pairs_judged_one_way_only"]:
+        head.sentences.append(
+            f"{group['pairs_judged_one_way_only']} pairs are judged one way round only and not counted; "
+            "`owl eval judge --pairwise` asks for the other."
+        )
     yield head
     if has_levels:
         names = {ALL: ALL_QUESTIONS, **CATEGORIES}
@@ -160,7 +165,7 @@ def _method(results: Results) -> Section:
         "Where several people rated an answer, it counts with the level in the middle, or the worse of two "
         "in the middle. The first turn of a conversation counts as single-turn and as multi-turn.",
         f"Intervals are of {DRAWS:,} bootstrap draws of the pictures; that other people might rate otherwise "
-        "is not in them.",
+        "is not in them. Where all pictures agree, draws of them tell nothing, and there is no interval.",
     ]
     for model, numbers in results["without_answer"].items():
         found.append(f"{model} has no answer to question {', '.join(map(str, numbers))}.")

@@ -1,6 +1,6 @@
 """What a group of raters says of each answer and of each two, made of their single ratings."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,8 @@ class Group:
     def votes(self) -> dict[Pair, list[int]]:
         """By two answers (their ids in order), a vote of each rater: 1 for the first, -1 for the second, 0.
 
-        A rater who saw them both ways round and said different things has no preference.
+        A rater who saw them both ways round and said different things has no preference. A judge that has
+        seen them one way round only says nothing yet: half of what it says may be for the place.
         """
         said: dict[tuple[str, Pair], list[int]] = defaultdict(list)
         for given in self.preferences:
@@ -57,12 +58,19 @@ class Group:
             said[given.rater, pair].append(sign if given.left == pair[0] else -sign)
         found: dict[Pair, list[int]] = defaultdict(list)
         for (_, pair), signs in said.items():
+            if self.is_judge and len(signs) < 2:
+                continue
             found[pair].append(signs[0] if len(set(signs)) == 1 else 0)
         return found
 
     def winners(self) -> dict[Pair, int]:
         """By two answers, the sign of the sum of votes."""
         return {pair: _sign(sum(votes)) for pair, votes in self.votes().items()}
+
+    def seen_one_way(self) -> int:
+        """How many pairs a judge has compared one way round only; they are not counted. 0 for people."""
+        seen = Counter(frozenset((given.left, given.right)) for given in self.preferences)
+        return sum(count == 1 for count in seen.values()) if self.is_judge else 0
 
     def turned_by_place(self) -> tuple[int, int]:
         """Of the two answers that one rater saw both ways round: how many there are, and of how many the

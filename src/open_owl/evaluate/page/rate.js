@@ -7,7 +7,7 @@ const UNSAVED = 'owl-rate-unsaved', NAME = 'owl-rate-name';
 const CHOICES = [['left', '1', 'The first is better'], ['tie', '0', 'Both the same'], ['right', '2', 'The second is better']];
 
 const at = id => document.getElementById(id);
-const state = {progress: null, number: 0, screen: null, current: 0, leaving: 0, loading: 0};
+const state = {progress: null, number: 0, screen: null, current: 0, leaving: 0, loading: 0, store: null};
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -23,8 +23,10 @@ async function ask(path, body) {
   if (response.ok) return response.json();
   const told = await response.json().catch(() => ({}));
   const error = new Error(typeof told.detail === 'string' ? told.detail : `the server answers ${response.status}`);
-  // Asked again later: the server is down or busy, or wants its token first.
-  error.isFinal = response.status < 500 && ![401, 408, 429].includes(response.status);
+  // All else is asked again later: the server is down or busy or wants its token first, or what answers is a
+  // proxy, or a server over another store.
+  error.isFinal = response.status === 422 && told.detail !== undefined;
+  error.status = response.status;
   throw error;
 }
 
@@ -40,32 +42,47 @@ let isSaving = false, saves = 0;
 function save(path, body) {
   const order = [Date.now(), saves++].map(number => String(number).padStart(15, '0'));
   const key = [UNSAVED, ...order, Math.random().toString(36).slice(2)].join('-');
-  localStorage.setItem(key, JSON.stringify({path, body}));
-  unsaved.push({key, path, body});
+  const entry = {store: state.store, path, body};
+  localStorage.setItem(key, JSON.stringify(entry));
+  unsaved.push({key, ...entry});
   if (!isSaving) tell('Saving');
   send();
 }
 
+/** Whether it is for this page to send: not another store's, and not refused since the page was loaded. */
+const isToSend = entry => !entry.refused && (entry.store === undefined || entry.store === state.store);
+
 async function send() {
-  if (isSaving) return;
+  if (isSaving || !state.store) return;
   isSaving = true;
-  while (unsaved.length) {
-    const {key, path, body} = unsaved[0];
+  for (let entry; (entry = unsaved.find(isToSend));) {
     try {
-      if (localStorage.getItem(key)) await ask(path, body);  // else the page that wrote it has sent it
-      if (unsaved.length === 1) tell('Saved');
+      if (localStorage.getItem(entry.key)) await ask(entry.path, entry.body);  // else another page has sent it
     } catch (error) {
-      if (!error.isFinal) {
-        tell('Not saved yet: no connection. Trying again.', true);
+      if (error.isFinal) entry.refused = error.message;  // it stays in the browser, and on the screen
+      else if (error.status === 404 && entry.store === undefined) entry.store = '';  // of some other store
+      else {
+        tell(`Not saved yet: ${error.status ? error.message : 'no connection'}. Trying again.`, true);
         setTimeout(() => { isSaving = false; send(); }, TRY_AGAIN_MS);
         return;
       }
-      tell(`Not saved: ${error.message}`, true);
+      continue;
     }
-    unsaved.shift();
-    localStorage.removeItem(key);
+    for (const done of unsaved.filter(other => other === entry || (other.refused && isSame(other, entry)))) {
+      unsaved.splice(unsaved.indexOf(done), 1);
+      localStorage.removeItem(done.key);
+    }
+    tell('Saved');
   }
+  const refused = unsaved.find(entry => entry.refused);
+  if (refused) tell(`Not saved, but kept in this browser: ${refused.refused}`, true);
   isSaving = false;
+}
+
+/** Whether two say something of the same answer, or pair of them, for the same rater. */
+function isSame(one, other) {
+  const about = ({path, body}) => [path, body.rater, body.answer, body.left, body.right].join();
+  return about(one) === about(other);
 }
 
 function tell(text, isTrouble = false) {
@@ -290,8 +307,9 @@ function toggleEarlier() {
 }
 
 async function start() {
+  const {mode, store} = await ask('/api/mode');
+  state.store = store;
   send();
-  const {mode} = await ask('/api/mode');
   at('start-levels').hidden = mode !== 'levels';
   at('start-pairs').hidden = mode !== 'pairs';
   at('start').hidden = false;
