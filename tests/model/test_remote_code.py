@@ -210,3 +210,10 @@ def test_the_labels_of_an_encoders_classes_are_left_behind(parts, tmp_path):
     written = (tmp_path / "owl" / "config.json").read_text()
     assert "breed of dog" not in written
     assert len(written) < 10_000
+
+
+def test_an_upload_that_would_leave_the_code_behind_is_refused(parts, tmp_path):
+    for part in parts.owl("clip", "llama"):
+        with pytest.raises(ValueError, match=r"leave the model's code behind; call push_to_hub"):
+            part.save_pretrained(tmp_path / "out", push_to_hub=True)
+    assert not (tmp_path / "out").exists()

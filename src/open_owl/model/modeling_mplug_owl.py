@@ -23,7 +23,7 @@ from .generation_mplug_owl import WordsOnly, repeat_media, words_only
 from .language_mplug_owl import build_language_model, embedding_name, shape_logits
 from .loss_mplug_owl import losses_of, losses_through, mean_over
 from .projector_mplug_owl import build_abstractor
-from .saving_mplug_owl import copy_model_code
+from .saving_mplug_owl import copy_model_code, refuse_upload
 from .vision_mplug_owl import build_vision_model, has_cls_token, read_patches
 
 
@@ -66,7 +66,12 @@ class MplugOwlPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """As in transformers; the model's own code goes along, so that the folder loads without open_owl."""
+        """As in transformers; the model's own code goes along, so that the folder loads without open_owl.
+
+        Raises:
+            ValueError: `push_to_hub=True`; the method of that name does it.
+        """
+        refuse_upload(kwargs.get("push_to_hub", False))
         super().save_pretrained(save_directory, *args, **kwargs)
         copy_model_code(save_directory)
 

@@ -16,7 +16,7 @@ from transformers.processing_utils import MultiModalData
 
 from .configuration_mplug_owl import AUTO_MAP, MplugOwlConfig
 from .media_mplug_owl import open_pictures, open_videos
-from .saving_mplug_owl import copy_model_code
+from .saving_mplug_owl import copy_model_code, refuse_upload
 
 # Put inside a special token that a user typed, so that it is neither a slot nor a control token; it never
 # reaches the tokenizer. A private-use character, so no text of a user's is likely to hold it.
@@ -287,7 +287,12 @@ class MplugOwlProcessor(ProcessorMixin):
         return [image_processor, tokenizer]
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> list[str]:
-        """As in transformers; the processor's code goes along, so that the folder loads without open_owl."""
+        """As in transformers; the processor's code goes along, so that the folder loads without open_owl.
+
+        Raises:
+            ValueError: `push_to_hub=True`; the method of that name does it.
+        """
+        refuse_upload(kwargs.get("push_to_hub", False))
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if (
             backend is not None
