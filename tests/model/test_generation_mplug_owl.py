@@ -75,3 +75,12 @@ def test_a_penalty_falls_on_words_that_were_said_and_on_no_others() -> None:
     prompts = torch.tensor([[90, 3, 91, 5], [4, 90, 90, 91]])
     scores = processors(prompts, torch.ones(2, 8))
     assert scores.tolist() == [[1, 1, 1, 0.5, 1, 0.5, 1, 1], [1, 1, 1, 1, 0.5, 1, 1, 1]]
+
+
+@torch.no_grad()
+def test_beams_over_patches_that_were_read_before_answer_as_over_their_pictures(parts: Parts) -> None:
+    model, processor = parts.owl("clip", "llama")
+    inputs = asked(processor, *ROWS)
+    expected = answers(model, inputs, num_beams=3)
+    inputs["image_patches"] = model.model.read_patches(inputs.pop("pixel_values"))
+    assert torch.equal(answers(model, inputs, num_beams=3), expected)

@@ -368,7 +368,7 @@ class MplugOwlForConditionalGeneration(MplugOwlPreTrainedModel, GenerationMixin)
     ) -> tuple[torch.Tensor | None, dict]:
         """Beams and several answers: pictures are repeated with their row, not one by one."""
         slots = {
-            "pixel_values": self.config.image_token_id,
+            **dict.fromkeys(("pixel_values", "image_patches"), self.config.image_token_id),
             "pixel_values_videos": self.config.video_token_id,
         }
         media = {name: model_kwargs.pop(name, None) for name in slots}
