@@ -216,6 +216,18 @@ def test_an_answer_that_cannot_be_drawn_ends_alone(owl_of, monkeypatch) -> None:
     assert_same(beside, wanted)
 
 
+def test_an_answer_whose_chooser_cannot_be_made_ends_alone(owl_of, monkeypatch) -> None:
+    owl = owl_of("llama")
+    wanted = generated(owl, [ask("Go")], 6)
+    monkeypatch.setattr("open_owl.generate.request.Chooser.__init__", lambda self, sampling, prompt: 1 / 0)
+    drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
+    beside = owl.engine.submit([ask("Go")], Sampling(6))
+    with pytest.raises(ZeroDivisionError):
+        drawn.result(60)
+    beside.result(60)
+    assert_same(beside, wanted)
+
+
 def test_a_picture_that_cannot_be_encoded_ends_its_own_answer_alone(owl_of, monkeypatch) -> None:
     owl = owl_of("llama")
     running = owl.engine.submit([ask("Go")], Sampling(150))

@@ -341,11 +341,11 @@ class Engine:
             return
         logits = self._logits(hidden if len(rows) == len(hidden) else hidden[rows])
         likeliest = logits.argmax(-1).tolist()
-        if not all(request.chooser.is_plain and request.sampling.logprobs is None for request in speaking):
+        if not all(request.sampling.is_plain and request.sampling.logprobs is None for request in speaking):
             logits = logits.cpu()
         for request, row, best in zip(speaking, logits, likeliest, strict=True):
             try:
-                token = best if request.chooser.is_plain else request.chooser.choose(row)
+                token = best if request.sampling.is_plain else request.chooser.choose(row)
                 reason = request.say(token, request.logprob_of(token, row))
             except Exception as error:  # its logits are no numbers, say: nobody else's
                 self._end(request, "cancelled", error)
