@@ -32,7 +32,8 @@ class Sampling:
     top_p: draw only among the likeliest tokens that have this share of the probability together.
     min_p: draw only among tokens with at least this share of the likeliest token's probability.
     repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
-    seed: same seed, same answer, whatever else is answered at the time; None draws anew each time.
+    seed: same seed, same answer, in float32 whatever else is answered at the time (in bfloat16 on a GPU,
+        steps of another batch size may round otherwise); None draws anew each time.
     stop: texts, or one, before which the answer ends. stop_ids: tokens at which it ends, beside the model's.
     logprobs: with how many of the likeliest alternatives each token's log-probability is told; None: not.
     """
