@@ -187,7 +187,7 @@ class Turn:
                 yield completion.first(index)
             async for index, piece in self._pieces():
                 if piece is None:
-                    yield completion.last(index, finish_reason(answers[index]))
+                    yield completion.last(index, finish_reason(answers[index], answers))
                 else:
                     yield completion.piece(index, piece)
             if completion.with_usage:
