@@ -76,7 +76,8 @@ class Watching(ScriptedEngine):
 def test_pictures_are_let_go_while_the_answer_is_still_made() -> None:
     with served(Watching()) as server:
         body = question("hold a", uri())
-        asking = threading.Thread(target=WEB.post, args=(server.url + CHAT,), kwargs={"json": body})
+        options = {"json": body, "timeout": 30}  # it must not be the client's leaving that lets them go
+        asking = threading.Thread(target=WEB.post, args=(server.url + CHAT,), kwargs=options)
         asking.start()
         wait_until(lambda: server.engine.running == 1)
         try:
