@@ -18,8 +18,9 @@ from tests.generate.asking import (
 
 from open_owl.generate import Owl
 from open_owl.generate.answer import Answer, EngineFull
+from open_owl.generate.prompt import read_prompt
 from open_owl.generate.sampling import Sampling
-from open_owl.generate.visual import Medium
+from open_owl.generate.visual import Medium, VisualTokens
 
 # Llama's form; Bloom (ALiBi, no position ids), Gemma 2 (windows, caps), OPT (learned positions).
 LLMS = ["llama", "mistral", "qwen3", "bloom", "gemma", "gemma2", "opt"]
@@ -130,6 +131,42 @@ def test_a_picture_that_fits_no_memory_is_looked_at_again(owl_of, monkeypatch) -
     assert owl.engine.stats().images_encoded == 2
 
 
+def test_who_waits_holds_no_picture_whole_and_one_given_up_meanwhile_is_still_known(owl_of) -> None:
+    owl = owl_of("llama")
+    asked = after("Where is it?", RED)
+    wanted = generated(owl, asked, 8)
+    answers_of(owl, [after("What?", RED)])
+    visual = owl.engine.visual
+    prompts = [read_prompt(messages, owl.processor, visual) for messages in (asked, after("Is it?", BLUE))]
+    assert [medium.frames for prompt in prompts for medium in prompt.media] == [[], []]
+    visual._kept.clear()
+    answer = owl.engine._enter(owl.engine._request(prompts[0], Sampling(8), None)).answer
+    answer.result(60)
+    assert_same(answer, wanted)
+    assert owl.engine.stats().images_encoded == 1
+
+
+def test_beside_very_many_answers_a_new_question_is_still_read(owl_of, monkeypatch) -> None:
+    owl = owl_of("llama", kv_tokens=4000)
+    owl.engine.ends.clear()
+    going = [owl.engine.submit([ask("Go" * n)], Sampling(200)) for n in range(1, 9)]
+    while not all(answer.ids for answer in going):
+        time.sleep(0.001)
+    monkeypatch.setattr("open_owl.generate.engine.PREFILLED_BESIDE", len(going))
+    late = owl.engine.submit([ask("What?")], Sampling(1))
+    late.result(60)
+    assert not any(answer.has_ended for answer in going)
+    for answer in going:
+        answer.cancel()
+
+
+def test_a_text_that_no_positions_hold_is_refused_before_it_is_tokenised(owl_of, monkeypatch) -> None:
+    engine = owl_of("llama").engine
+    monkeypatch.setattr(engine.processor, "tokenize_literally", lambda *text: pytest.fail("it was tokenised"))
+    with pytest.raises(ValueError, match=r"has 1,000,000 characters, more than fit .* \(at most [\d,]+\)"):
+        engine.submit([ask("a" * 1_000_000)])
+
+
 def test_the_same_question_asked_at_the_same_time_is_read_once(owl_of) -> None:
     owl = owl_of("llama")
     asked = [[ask("What in the world could it be, after all, and why would it be that?", RED)]] * 4
@@ -208,6 +245,18 @@ def test_an_answer_that_cannot_be_drawn_ends_alone(owl_of, monkeypatch) -> None:
     owl = owl_of("llama")
     wanted = generated(owl, [ask("Go")], 6)
     monkeypatch.setattr("open_owl.generate.request.Chooser.choose", lambda self, logits: 1 / 0)
+    drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
+    beside = owl.engine.submit([ask("Go")], Sampling(6))
+    with pytest.raises(ZeroDivisionError):
+        drawn.result(60)
+    beside.result(60)
+    assert_same(beside, wanted)
+
+
+def test_an_answer_whose_chooser_cannot_be_made_ends_alone(owl_of, monkeypatch) -> None:
+    owl = owl_of("llama")
+    wanted = generated(owl, [ask("Go")], 6)
+    monkeypatch.setattr("open_owl.generate.request.Chooser.__init__", lambda self, sampling, prompt: 1 / 0)
     drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
     beside = owl.engine.submit([ask("Go")], Sampling(6))
     with pytest.raises(ZeroDivisionError):
@@ -332,10 +381,9 @@ def test_control_words_in_an_answer_to_be_judged_are_text(owl_of) -> None:
 
 def logits_after(owl: Owl, messages: list[dict], ids: list[int]) -> torch.Tensor:
     """[ids, vocabulary]: of the model's own forward pass over prompt and answer."""
-    from open_owl.generate.prompt import read_prompt
-
-    prompt = read_prompt(messages, owl.processor, owl.engine.visual).extended(ids)
-    pixels = [owl.engine.visual._pixels(medium) for medium in prompt.media]
+    knows_none = VisualTokens(owl.model, owl.processor, owl.engine.device, max_bytes=0)
+    prompt = read_prompt(messages, owl.processor, knows_none).extended(ids)
+    pixels = [medium.pixels for medium in prompt.media if medium.pixels is not None]
     with torch.no_grad():
         logits = owl.model(
             input_ids=torch.from_numpy(prompt.ids)[None], pixel_values=torch.cat(pixels)

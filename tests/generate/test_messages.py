@@ -84,6 +84,15 @@ def test_pictures_keep_the_order_of_their_places() -> None:
     assert [picture.getpixel((0, 0)) for picture in question.images] == [(255, 0, 0), (0, 0, 255)]
 
 
+def test_an_empty_answer_stays_an_answer_and_an_empty_system_message_goes() -> None:
+    asked = [*said("", role="system"), *said("one"), *said(" ", role="assistant"), *said("two")]
+    assert [(message["role"], message["content"]) for message in read(asked).messages] == [
+        ("user", [{"type": "text", "text": "one"}]),
+        ("assistant", [{"type": "text", "text": ""}]),
+        ("user", [{"type": "text", "text": "two"}]),
+    ]
+
+
 def test_neighbouring_messages_of_the_user_become_one() -> None:
     question = read(said([{"type": "image", "image": RED}], "What is it?"))
     assert question.messages == [

@@ -126,6 +126,21 @@ def test_an_answer_that_the_engine_was_closed_on_is_not_taken_for_a_whole_one(sc
         owl.chat([ask("Go")], max_new_tokens=100)
 
 
+@pytest.mark.parametrize("ask_for", [Owl.chat, Owl.loglikelihood])
+def test_an_answer_that_is_interrupted_is_not_made_further(parts, monkeypatch, ask_for) -> None:
+    owl, begun = Owl(*parts.owl("clip", "mistral")), []
+    enter = owl.engine._enter
+    monkeypatch.setattr(owl.engine, "_enter", lambda request: (begun.append(request), enter(request))[1])
+
+    def interrupt(self, timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("open_owl.generate.answer.Answer.result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ask_for(owl, [ask("Go")], **({"answer": "An owl"} if ask_for is Owl.loglikelihood else {}))
+    assert [request.answer.is_cancelled for request in begun] == [True]
+
+
 def test_one_stop_text_is_a_text_and_not_its_letters(scripted) -> None:
     assert scripted("An Eagle. END of it").chat([ask("Go")], stop="END") == "An Eagle."
 

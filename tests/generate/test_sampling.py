@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from tests.generate.asking import RED, ask, conversations, generated
@@ -75,6 +76,13 @@ def test_a_repetition_penalty_is_the_one_of_generate(owl) -> None:
     assert said(owl) != wanted.ids
 
 
+def test_a_setting_that_comes_in_another_type_is_the_same_setting(owl) -> None:
+    assert said(owl, repetition_penalty=2) == said(owl, repetition_penalty=2.0)
+    odd = Sampling(8.0, 1, top_k=np.int64(5), top_p=1, repetition_penalty=2, seed=2**63 + 1, stop=["a"])  # pyright: ignore
+    assert odd == Sampling(8, 1.0, top_k=5, repetition_penalty=2.0, seed=2**63 + 1, stop=("a",))
+    assert [type(value) for value in (odd.max_new_tokens, odd.temperature, odd.top_k)] == [int, float, int]
+
+
 def test_log_probabilities_are_told_for_every_token_and_its_alternatives(owl) -> None:
     answer = owl.engine.submit(QUESTION, Sampling(8, logprobs=3))
     answer.result(60)
@@ -118,6 +126,15 @@ def test_an_answer_as_long_as_allowed_says_so(owl) -> None:
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"stop": ("",)}, "stop text is empty"),
         ({"logprobs": 21}, "logprobs is 21"),
+        ({"temperature": "hot"}, "temperature is 'hot'; use a number"),
+        ({"temperature": None}, "temperature is None; use a number"),
+        ({"repetition_penalty": "2"}, "repetition_penalty is '2'; use a number"),
+        ({"top_k": 2.5}, "top_k is 2.5; use a whole number"),
+        ({"max_new_tokens": float("inf")}, "max_new_tokens is inf; use a whole number"),
+        ({"seed": "x"}, "seed is 'x'; use a number"),
+        ({"stop": 3}, "stop is 3; use a list"),
+        ({"stop": (3,)}, "stop has 3; use texts"),
+        ({"stop_ids": 3}, "stop_ids is 3; use a list"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_name(options, complaint) -> None:

@@ -67,8 +67,8 @@ class ScriptedEngine:
         answer, known = asked.answer, command in ("say", "cut", "hold", "break")
         for text in (rest if known else f"{command} {rest}").split("|"):
             logprobs = () if asked.sampling.logprobs is None else (_token(text, asked.sampling.logprobs),)
-            answer.usage.completion_tokens += 1
             if text:
+                answer.usage.completion_tokens += 1
                 answer.add(Piece(text, logprobs))
         reason, error = "stop", None
         if command == "cut":

@@ -6,6 +6,7 @@ import io
 import openai
 import pytest
 from PIL import Image
+from tests.serve.scripted import ScriptedEngine
 
 from open_owl.generate.sampling import DEFAULT_NEW_TOKENS, Sampling
 
@@ -181,6 +182,23 @@ def test_an_answer_that_time_ended_is_as_one_that_its_length_ended(start) -> Non
     with pytest.raises(openai.InternalServerError) as caught:
         ask(client, user("hold"))
     assert (caught.value.status_code, caught.value.code) == (503, "timeout")
+
+
+class BeginsTheFirst(ScriptedEngine):
+    """Of several answers, the others are still waiting when their time is over."""
+
+    def submit(self, messages, sampling=None, timeout=None):
+        words = "hold" if self.submitted else "say a"
+        return super().submit([{"content": [{"type": "text", "text": words}]}], sampling, timeout)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_finished_is_not_lost_with_an_answer_that_was_not_begun_in_time(start, stream) -> None:
+    url = start(BeginsTheFirst(), seconds_per_request=0.3).url
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+    found = ask(client, user("any"), n=2, stream=stream)
+    choices = [one for chunk in found for one in chunk.choices] if stream else found.choices
+    assert {c.index: c.finish_reason for c in choices if c.finish_reason} == {0: "stop", 1: "length"}
 
 
 def test_an_error_in_the_middle_reaches_a_streaming_client(client) -> None:

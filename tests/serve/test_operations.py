@@ -184,6 +184,11 @@ def test_a_defect_is_logged_with_its_traceback_and_request(start, caplog) -> Non
     assert "ZeroDivisionError: a secret of the house" in line["traceback"]
 
 
+def test_a_key_from_a_file_opens_without_the_line_break_after_it(start) -> None:
+    url = start(api_key=" sesame\n").url
+    assert WEB.get(f"{url}/v1/models", headers={"Authorization": "Bearer sesame"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"model_name": ""}, {"api_key": " "}, {"max_body_bytes": 0}, {"seconds_per_request": 0}],

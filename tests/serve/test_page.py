@@ -263,6 +263,8 @@ def test_stopping_before_the_answer_is_begun_leaves_none_behind(owl, media) -> N
     submitted = len(owl.engine.submitted)
 
     class Slow:
+        def refuse_if_full(self) -> None: ...
+
         def submit(self, *question):
             begun.set()
             go_on.wait(10)
@@ -317,7 +319,7 @@ def test_maps_are_of_the_pictures_shown_last(talk) -> None:
 def test_a_heat_map_names_its_file_as_text(owl, uploads) -> None:
     path = uploads / '"><script>.png'
     picture(3).save(path)
-    assert "<script" not in looked_at(owl, str(path))
+    assert "<script" not in looked_at(owl, Image.open(path), path.name)
 
 
 def test_the_page_needs_nothing_from_elsewhere(url) -> None:

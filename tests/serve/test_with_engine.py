@@ -82,10 +82,17 @@ def test_a_picture_counts_by_its_visual_tokens(served, client) -> None:
 
 def test_a_conversation_that_goes_on_finds_its_beginning_known(client) -> None:
     first = ask(client, 31)
-    said = {"role": "assistant", "content": first.choices[0].message.content or "Yes."}
+    said = {"role": "assistant", "content": first.choices[0].message.content}
     more = [*conversation(31, over_http=True), said, {"role": "user", "content": "And?"}]
     second = client.chat.completions.create(model="owl", messages=more, max_tokens=2)
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens - 2
+
+
+def test_a_conversation_goes_on_after_an_empty_answer(client) -> None:
+    said = [{"role": "system", "content": ""}, {"role": "user", "content": "Hello"}]
+    said += [{"role": "assistant", "content": ""}, {"role": "user", "content": "Are you there?"}]
+    answer = client.chat.completions.create(model="owl", messages=said, max_tokens=2)
+    assert answer.usage.completion_tokens
 
 
 def test_drawn_answers_come_again_by_their_seed(client) -> None:

@@ -123,8 +123,12 @@ class Answer:
         return self.text
 
     def whole(self) -> str:
-        """`result` of an answer that nobody cancels. Raises EngineClosed where it was ended all the same."""
-        text = self.result()
+        """`result` where nobody else reads it. Raises EngineClosed where it was ended before it was whole."""
+        try:
+            text = self.result()
+        except BaseException:  # Ctrl-C while waiting, say: it would be made to its end for nobody
+            self.cancel()
+            raise
         if self.finish_reason == "cancelled":
             raise EngineClosed("the engine was closed before the answer was whole")
         return text

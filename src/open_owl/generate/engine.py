@@ -24,7 +24,7 @@ from .llm import open_decoder
 from .machine import affordable_tokens, compute_alone, device_of, release_helpers, size_of_matrices
 from .memory import Memory, common_prefix
 from .messages import Messages
-from .prompt import Prompt, read_prompt, tokens_of, too_long
+from .prompt import Prompt, longest_token, read_prompt, tokens_of, too_long
 from .request import Likelihood, Request
 from .sampling import Sampling
 from .visual import VisualTokens
@@ -90,6 +90,7 @@ class Engine:
         positions = getattr(model.config.text_config, "max_position_embeddings", None)
         self.max_positions: int = positions or POSITIONS
         self._is_small = self.device.type == "cpu" and size_of_matrices(model) < WORTH_TWO_THREADS
+        self.longest_text = self.max_positions * longest_token(processor)
         self.decoder, self.weights = open_decoder(model, weights, self.max_positions, self.device)
         shapes = self.decoder.shapes()
         most = max_running * self.max_positions
@@ -119,7 +120,7 @@ class Engine:
             EngineFull: too many wait already.
         """
         self.refuse_if_full()  # before a picture is opened
-        prompt = read_prompt(messages, self.processor, self.visual)
+        prompt = read_prompt(messages, self.processor, self.visual, self.longest_text)
         return self._enter(self._request(prompt, sampling, timeout)).answer
 
     def loglikelihood(self, messages: Messages, answer: str) -> Likelihood:
@@ -132,7 +133,7 @@ class Engine:
         ids = tokens_of(answer, self.processor)
         if not ids:
             raise ValueError("the answer to be judged is empty")
-        prompt = read_prompt(messages, self.processor, self.visual).extended(ids)
+        prompt = read_prompt(messages, self.processor, self.visual, self.longest_text).extended(ids)
         request = self._enter(self._request(prompt, Sampling(max_new_tokens=1), None, scored=len(ids)))
         request.answer.whole()
         return request.likelihood
@@ -281,7 +282,7 @@ class Engine:
             first = max(0, first)
             request.embeds[first : first + len(tokens)] = tokens.to(request.embeds.dtype)
         for medium in (medium for request in requests for medium in request.prompt.media):
-            medium.frames, medium.pixels = [], None
+            medium.frames, medium.pixels, medium.tokens = [], None, None
 
     def _words(self, ids: Any) -> torch.Tensor:
         """Word embeddings [ids, hidden] that may be written to."""
@@ -291,7 +292,9 @@ class Engine:
     def _step(self) -> None:
         """One pass through the LLM: a token of each answer, and as much of the prompts as may be."""
         answering = [request for request in self._running if not request.is_prefilling]
-        reading = self._to_read(PREFILLED_BESIDE - len(answering) if answering else PREFILLED_ALONE)
+        # Also beside more answers than that, or nobody new would be read before some of them end.
+        beside = max(PREFILLED_BESIDE // 4, PREFILLED_BESIDE - len(answering))
+        reading = self._to_read(beside if answering else PREFILLED_ALONE)
         pieces = [self._words([request.last for request in answering])] if answering else []
         runs = [self._run(request, 1) for request in answering]
         for request, count in reading:
@@ -341,11 +344,11 @@ class Engine:
             return
         logits = self._logits(hidden if len(rows) == len(hidden) else hidden[rows])
         likeliest = logits.argmax(-1).tolist()
-        if not all(request.chooser.is_plain and request.sampling.logprobs is None for request in speaking):
+        if not all(request.sampling.is_plain and request.sampling.logprobs is None for request in speaking):
             logits = logits.cpu()
         for request, row, best in zip(speaking, logits, likeliest, strict=True):
             try:
-                token = best if request.chooser.is_plain else request.chooser.choose(row)
+                token = best if request.sampling.is_plain else request.chooser.choose(row)
                 reason = request.say(token, request.logprob_of(token, row))
             except Exception as error:  # its logits are no numbers, say: nobody else's
                 self._end(request, "cancelled", error)

@@ -66,8 +66,12 @@ def read_messages(messages: Messages, num_frames: int) -> Question:
             for index, part in enumerate(_parts(message.get("content"), where), start=1)
             for read in _read_part(part, role, f"{where}, part {index}", num_frames, question)
         ]
-        if not content:
+        if not content and role == "user":
             raise ValueError(f"{where} ({role}) is empty")
+        if not content and role == "system":
+            continue
+        # An answer may be empty: a model said nothing, and the conversation goes on.
+        content = content or [{"type": "text", "text": ""}]
         _append(question.messages, role, content, where)
     _refuse_unless_asked(question.messages)
     return question

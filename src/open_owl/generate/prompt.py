@@ -36,13 +36,19 @@ class Prompt:
         return Prompt(np.concatenate([self.ids, more]), np.concatenate([self.content, more]), self.media)
 
 
-def read_prompt(messages: Messages, processor: MplugOwlProcessor, visual: VisualTokens) -> Prompt:
+def read_prompt(
+    messages: Messages, processor: MplugOwlProcessor, visual: VisualTokens, longest_text: int | None = None
+) -> Prompt:
     """The prompt of a conversation, as training has it, up to where the answer begins.
+
+    Args:
+        longest_text: characters of all messages together beyond which they are not even tokenised.
 
     Raises:
         ValueError: what is wrong with the messages, and in which.
     """
     question = read_messages(messages, processor.num_frames)
+    _refuse_long_text(question, longest_text)
     text = render(question, processor)
     media = _media(question, text, processor)
     with TOKENIZING:
@@ -56,8 +62,6 @@ def read_prompt(messages: Messages, processor: MplugOwlProcessor, visual: Visual
         medium.start = int(slot_positions[index * slots])
         content[medium.start : medium.start + slots] = visual.content(medium)
         visual.prepare(medium)
-        if medium.pixels is not None:
-            medium.frames = []  # the picture itself is much larger
     return Prompt(ids, content, media)
 
 
@@ -85,6 +89,21 @@ def too_long(length: int, whose: str, positions: int) -> ValueError:
         f"the conversation has {length} tokens and {whose} {positions} positions; begin a new one, "
         "or leave out its first messages"
     )
+
+
+def longest_token(processor: MplugOwlProcessor) -> int:
+    """Characters that a position can stand for at most."""
+    return max(map(len, processor.tokenizer.get_vocab()))
+
+
+def _refuse_long_text(question: Question, longest: int | None) -> None:
+    """Before the text is tokenised, which takes seconds of a very long one, and others wait for it."""
+    length = sum(len(part.get("text", "")) for message in question.messages for part in message["content"])
+    if longest is not None and length > longest:
+        raise ValueError(
+            f"the conversation has {length:,} characters, more than fit into the LLM's positions (at most "
+            f"{longest:,}); begin a new one, or leave out its first messages"
+        )
 
 
 def needs_special_tokens(text: str, processor: MplugOwlProcessor) -> bool:

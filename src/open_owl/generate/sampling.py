@@ -1,5 +1,6 @@
 """How the next token of an answer is chosen, and what ends the answer."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ DEFAULT_NEW_TOKENS = 512
 MAX_LOGPROBS = 20
 # Below this, scores divided by the temperature leave float32; drawing is then the likeliest token anyway.
 LEAST_TEMPERATURE = 0.01
+REALS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Sampling:
     top_p: draw only among the likeliest tokens that have this share of the probability together.
     min_p: draw only among tokens with at least this share of the likeliest token's probability.
     repetition_penalty: above 1 makes tokens of the prompt and the answer less likely.
-    seed: same seed, same answer, whatever else is answered at the time; None draws anew each time.
+    seed: same seed, same answer, in float32 whatever else is answered at the time (in bfloat16 on a GPU,
+        steps of another batch size may round otherwise); None draws anew each time.
     stop: texts, or one, before which the answer ends. stop_ids: tokens at which it ends, beside the model's.
     logprobs: with how many of the likeliest alternatives each token's log-probability is told; None: not.
     """
@@ -51,10 +54,14 @@ class Sampling:
         """Whether the likeliest token is taken at each step."""
         return self.temperature < LEAST_TEMPERATURE
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether that is the likeliest by the model alone."""
+        return self.is_greedy and self.repetition_penalty == 1
+
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for values that mean nothing."""
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        self._convert()
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; an answer has at least 1 token")
         if not 0 <= self.temperature < float("inf"):
@@ -71,6 +78,48 @@ class Sampling:
             raise ValueError("a stop text is empty; leave it out")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise ValueError(f"logprobs is {self.logprobs}; use 0 to {MAX_LOGPROBS}")
+
+    def _convert(self) -> None:
+        """Every number in its own type, which transformers insists on; a form sends 2 for 2.0."""
+        numbers: dict[str, Any] = {name: _real(name, getattr(self, name)) for name in REALS}
+        for name in ("max_new_tokens", "top_k"):
+            numbers[name] = _whole(name, getattr(self, name))
+        for name in ("seed", "logprobs"):
+            value = getattr(self, name)
+            numbers[name] = None if value is None else _whole(name, value)
+        stop = (self.stop,) if isinstance(self.stop, str) else _members("stop", self.stop)
+        if wrong := [text for text in stop if not isinstance(text, str)]:
+            raise ValueError(f"stop has {wrong[0]!r}; use texts")
+        ids = tuple(_whole("stop_ids", token) for token in _members("stop_ids", self.stop_ids))
+        for name, value in {**numbers, "stop": stop, "stop_ids": ids}.items():
+            object.__setattr__(self, name, value)
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} is {value!r}; use a number")
+
+
+def _whole(name: str, value: Any) -> int:
+    """Also of 5.0; not by way of a float where it is an integer already, which may be a large seed."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        number = _real(name, value)
+    if not number.is_integer():
+        raise ValueError(f"{name} is {value!r}; use a whole number")
+    return int(number)
+
+
+def _members(name: str, value: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {value!r}; use a list") from error
 
 
 @dataclass(frozen=True)
@@ -98,7 +147,6 @@ class Chooser:
 
     def __init__(self, sampling: Sampling, prompt: list[int]):
         self.sampling = sampling
-        self.is_plain = sampling.is_greedy and sampling.repetition_penalty == 1
         self._said = list(prompt) if sampling.repetition_penalty != 1 else []
         self._warpers = _warpers(sampling)
         self._generator = torch.Generator()
@@ -109,7 +157,7 @@ class Chooser:
 
     def choose(self, logits: torch.Tensor) -> int:
         """logits [vocabulary] float32 on the CPU -> the next token."""
-        if self.is_plain:
+        if self.sampling.is_plain:
             return int(logits.argmax())
         ids: Any = torch.tensor([self._said], dtype=torch.long)
         scores: Any = self._warpers(ids, logits[None].clone())
@@ -130,7 +178,7 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     if sampling.is_greedy:
         return warpers
     if sampling.temperature != 1:
-        warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:

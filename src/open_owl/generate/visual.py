@@ -26,6 +26,7 @@ class Medium:
     start: int
     digest: bytes = b""
     pixels: torch.Tensor | None = None  # as the encoder takes one: [1, ...]
+    tokens: torch.Tensor | None = None  # [slots, hidden], where it was known when it was shown
 
     def __post_init__(self) -> None:
         digest = hashlib.blake2b(self.kind.encode(), digest_size=32)
@@ -71,31 +72,37 @@ class VisualTokens:
         return -1 - (number * slots + np.arange(slots, dtype=np.int64))
 
     def prepare(self, medium: Medium) -> None:
-        """Resize and normalise, unless the picture is known; in the asker's thread, not in the engine's."""
-        if medium.digest not in self._kept and medium.pixels is None:
+        """Resize and normalise, unless the picture is known; in the asker's thread, not in the engine's.
+
+        The frames, which are much larger, are let go: whoever asks may wait long. What is known is held on
+        to, since it may be given up before its turn comes.
+        """
+        medium.tokens = self._kept.get(medium.digest)
+        if medium.tokens is None and medium.pixels is None:
             medium.pixels = self._pixels(medium)
+        medium.frames = []
 
     @torch.inference_mode()
     def look(self, media: list[Medium]) -> list[torch.Tensor]:
         """Of each [slots, hidden]; those that are not known go through encoder and abstractor together."""
         unknown: dict[bytes, Medium] = {}
+        found: dict[bytes, torch.Tensor] = {}
         for medium in media:
-            if medium.digest in self._kept:
-                self._kept.move_to_end(medium.digest)
-            else:
+            tokens = self._kept.get(medium.digest, medium.tokens)
+            if tokens is None:
                 unknown[medium.digest] = medium
+            else:
+                found[medium.digest] = tokens
         self.known += len(media) - len(unknown)
         self.encoded += len(unknown)
-        fresh: dict[bytes, torch.Tensor] = {}
         for kind in ("image", "video"):
             alike = [medium for medium in unknown.values() if medium.kind == kind]
             for first in range(0, len(alike), AT_ONCE):
                 some = alike[first : first + AT_ONCE]
-                fresh |= zip([medium.digest for medium in some], self._encode(some), strict=True)
-        found = [fresh[m.digest] if m.digest in fresh else self._kept[m.digest] for m in media]
-        for digest, tokens in fresh.items():
+                found |= zip([medium.digest for medium in some], self._encode(some), strict=True)
+        for digest, tokens in found.items():
             self._keep(digest, tokens)
-        return found
+        return [found[medium.digest] for medium in media]
 
     def _encode(self, media: list[Medium]) -> Iterator[torch.Tensor]:
         """Media of one kind -> [slots, hidden] of each, in memory of its own."""
@@ -112,6 +119,10 @@ class VisualTokens:
         return self.processor._process_videos([medium.frames])[0]["pixel_values_videos"]
 
     def _keep(self, digest: bytes, tokens: torch.Tensor) -> None:
+        """As what was used last."""
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+            return
         size = tokens.numel() * tokens.element_size()
         if size > self.max_bytes:
             return

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +15,16 @@ from open_owl.generate.engine import Engine
 from open_owl.generate.sampling import Sampling
 
 from .completion import Completion, finish_reason, sent_event
-from .conversation import Files, read_conversation, refuse_unsupported, samplings, shows_media
+from .conversation import (
+    Fetched,
+    Files,
+    read_conversation,
+    refuse_too_many,
+    refuse_unsupported,
+    remote_urls,
+    samplings,
+    shows_media,
+)
 from .errors import ApiError, api_error, no_such_model
 from .logs import log, shown
 from .media import MediaReader
@@ -25,8 +34,8 @@ from .protocol import ChatRequest
 from .reading import read_chat_request
 from .settings import ServeSettings
 
+T = TypeVar("T")
 CLIENT_GONE = 499  # nobody reads it but the log
-OPENED_AT_ONCE = 4  # requests whose pictures are held as they are, until they have the encoder's size
 
 
 class ChatService:
@@ -42,42 +51,70 @@ class ChatService:
         self.settings = settings
         self.media = media
         self.metrics = metrics
-        self._reading = asyncio.Semaphore(OPENED_AT_ONCE)
 
     async def complete(self, http: Request) -> Response:
         """The response to a request. Raises ApiError or EngineFull where there is none."""
         exchange: Exchange = http.state.exchange
-        seconds = self.settings.seconds_per_request
-        async with contextlib.AsyncExitStack() as reading:
-            try:
-                async with asyncio.timeout(seconds):
-                    request, files = await self._read(http, exchange)
-                    if shows_media(request):
-                        self.engine.refuse_if_full()
-                        await reading.enter_async_context(self._reading)
-                    messages = await read_conversation(request, self.media, files)
-            except ClientDisconnect:
-                return Response(status_code=CLIENT_GONE)
-            except TimeoutError:
-                raise ApiError(408, f"the request was not read whole within {seconds:g} s") from None
-            left = max(0.0, seconds - exchange.seconds)
+        try:
+            answers, completion, is_stream = await self._begin(http, exchange)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
+        turn = Turn(answers, completion, exchange, self.metrics, self.settings.log_content)
+        return TurnStream(turn) if is_stream else await turn.whole(http)
+
+    async def _begin(self, http: Request, exchange: Exchange) -> tuple[list[Answer], Completion, bool]:
+        """The answers, how they are told, and whether as a stream.
+
+        Of the request nothing else is left: its pictures would lie in memory as long as an answer takes.
+        """
+        request, files = await self._read(http, exchange)
+        async with contextlib.AsyncExitStack() as held:
+            if shows_media(request):
+                opening = self._open(request, files, exchange, held)
+                messages = await _unless_left(http, opening)
+            else:
+                messages = await read_conversation(request, self.media, files, {})
+            left = max(0.0, self.settings.seconds_per_request - exchange.seconds)
             answers = await self._submit(messages, samplings(request, self.settings.max_new_tokens), left)
         completion = Completion(
             self.settings.model_name,
             with_logprobs=bool(request.logprobs),
             with_usage=bool(request.stream_options and request.stream_options.include_usage),
         )
-        turn = Turn(answers, completion, exchange, self.metrics, self.settings.log_content)
-        return TurnStream(turn) if request.stream else await turn.whole(http)
+        return answers, completion, bool(request.stream)
 
     async def _read(self, http: Request, exchange: Exchange) -> tuple[ChatRequest, Files]:
         """The request and the files that came with it, none of them opened."""
-        request, files = await read_chat_request(http, self.settings.max_body_bytes)
+        seconds = self.settings.seconds_per_request
+        try:
+            async with asyncio.timeout(seconds - exchange.seconds):
+                request, files = await read_chat_request(http, self.settings.max_body_bytes)
+        except TimeoutError:
+            raise ApiError(408, f"the request was not read whole within {seconds:g} s") from None
         if self.settings.log_content:
             exchange.fields["messages"] = shown(request.messages)
         refuse_unsupported(request)
         self.check_model(request.model)
         return request, files
+
+    async def _open(
+        self, request: ChatRequest, files: Files, exchange: Exchange, held: contextlib.AsyncExitStack
+    ) -> list[dict[str, Any]]:
+        """Messages with what they show; `held` is left when that is let go."""
+        seconds = self.settings.seconds_per_request
+        fetched: Fetched = {}
+        self.engine.refuse_if_full()
+        refuse_too_many(request, self.media)
+        try:
+            async with asyncio.timeout(seconds - exchange.seconds):
+                if urls := remote_urls(request, self.media):
+                    await held.enter_async_context(self.media.fetching())
+                    fetched = await self.media.fetch(urls)
+                await held.enter_async_context(self.media.opening())
+                return await read_conversation(request, self.media, files, fetched)
+        except TimeoutError:
+            told = f"the server did not come to open all pictures and videos within {seconds:g} s; ask again"
+            raise ApiError(503, told, "timeout", headers={"Retry-After": "5"}) from None
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError for any name but the served one's; a request may leave it out."""
@@ -150,7 +187,7 @@ class Turn:
                 yield completion.first(index)
             async for index, piece in self._pieces():
                 if piece is None:
-                    yield completion.last(index, finish_reason(answers[index]))
+                    yield completion.last(index, finish_reason(answers[index], answers))
                 else:
                     yield completion.piece(index, piece)
             if completion.with_usage:
@@ -208,6 +245,20 @@ def _forward(loop: asyncio.AbstractEventLoop, arrived: asyncio.Queue, index: int
             loop.call_soon_threadsafe(arrived.put_nowait, (index, piece))
 
     return listener
+
+
+async def _unless_left(http: Request, doing: Coroutine[Any, Any, T]) -> T:
+    """What it returns. Where the client leaves first it is stopped, and ClientDisconnect raised."""
+    gone, done = asyncio.ensure_future(_left(http)), asyncio.ensure_future(doing)
+    try:
+        await asyncio.wait({gone, done}, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            raise ClientDisconnect
+        return done.result()
+    finally:
+        gone.cancel()
+        done.cancel()
+        await asyncio.wait({gone, done})
 
 
 async def _left(http: Request) -> None:

@@ -43,15 +43,16 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answers: Sequence[Answer]) -> ChatCompletion:
-        """Raises what `finish_reason` raises."""
+        """Raises what `finish_reasons` raises."""
+        reasons = finish_reasons(answers)
         choices = [
             Choice(
                 index=index,
                 message=AssistantMessage(role="assistant", content=answer.text),
                 logprobs=self._logprobs(answer.pieces),
-                finish_reason=finish_reason(answer),
+                finish_reason=reason,
             )
-            for index, answer in enumerate(answers)
+            for index, (answer, reason) in enumerate(zip(answers, reasons, strict=True))
         ]
         return ChatCompletion(
             id=self.id,
@@ -102,18 +103,24 @@ def sent_event(data: str) -> bytes:
     return f"data: {data}\n\n".encode()
 
 
-def finish_reason(answer: Answer) -> FinishReason:
+def finish_reasons(answers: Sequence[Answer]) -> list[FinishReason]:
+    """`finish_reason` of all answers to a request."""
+    return [finish_reason(answer, answers) for answer in answers]
+
+
+def finish_reason(answer: Answer, beside: Sequence[Answer]) -> FinishReason:
     """Why an answer ended that did.
 
-    One that time cut short ended for its length, like one cut by max_tokens. Raises what went wrong, or
-    ApiError where there is no answer.
+    One that time cut short ended for its length, like one cut by max_tokens; also one that was not begun,
+    if others `beside` it were, since those are worth having. Raises what went wrong, or ApiError where there
+    is no answer.
     """
     if answer.error is not None:
         raise answer.error
     if answer.finish_reason in ("stop", "length"):
         return answer.finish_reason
     if answer.finish_reason == "timeout":
-        if answer.text:
+        if any(one.usage.completion_tokens for one in (answer, *beside)):
             return "length"
         raise ApiError(503, "the server was too busy to begin an answer in time; ask again", "timeout")
     raise ApiError(503, "the server is stopping; ask again", "draining", headers={"Retry-After": "5"})

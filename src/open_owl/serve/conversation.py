@@ -7,11 +7,13 @@ from open_owl.generate.sampling import Sampling
 
 from .errors import ApiError
 from .media import MediaReader, MediaRefused
+from .media_policy import pixels_of
 from .protocol import ChatRequest, MediaUrl, Part
 
 TEXT, IMAGES, VIDEOS = "text", ("image_url", "image"), ("video_url", "video")
 
 Files = Mapping[str, bytes]
+Fetched = Mapping[str, bytes | MediaRefused]
 
 
 def refuse_unsupported(request: ChatRequest) -> None:
@@ -68,21 +70,28 @@ def samplings(request: ChatRequest, max_new_tokens: int) -> list[Sampling]:
     return [Sampling(**options, seed=seed) for seed in seeds]
 
 
-async def read_conversation(request: ChatRequest, media: MediaReader, files: Files) -> list[dict[str, Any]]:
+async def read_conversation(
+    request: ChatRequest, media: MediaReader, files: Files, fetched: Fetched
+) -> list[dict[str, Any]]:
     """Messages with their pictures and videos read.
+
+    Args:
+        files: sent along, by name; fetched: by URL.
 
     Raises:
         ApiError: a part that is not known, or media that is refused; `param` says which part.
     """
-    _refuse_too_many(request, media)
     messages, pixels = [], 0
     for number, message in enumerate(request.messages):
         content = []
         for place, part in enumerate(message.content):
             where = f"messages.{number}.content.{place}"
-            content.append(await _read_part(part, where, media, files))
-            pixels += _pixels_of(content[-1])
-            _refuse_too_large(pixels, where, media)
+            content.append(await _read_part(part, where, media, files, fetched))
+            pixels += pixels_of(content[-1])
+            try:
+                media.policy.refuse_too_large(pixels)
+            except MediaRefused as error:
+                raise _refused(error, where) from error
         messages.append({"role": message.role, "content": content})
     return messages
 
@@ -91,62 +100,62 @@ def shows_media(request: ChatRequest) -> bool:
     return any(part.type != TEXT for message in request.messages for part in message.content)
 
 
-def _pixels_of(part: dict[str, Any]) -> int:
-    """Of a part that was read."""
-    pictures = part.get("video", [part["image"]] if "image" in part else [])
-    return sum(picture.width * picture.height for picture in pictures)
+def remote_urls(request: ChatRequest, media: MediaReader) -> list[str]:
+    """Those that are to be fetched before the conversation is read."""
+    parts = (part for message in request.messages for part in message.content if part.type != TEXT)
+    return [address for part in parts if (address := _address(part)) and media.is_remote(address)]
 
 
-def _refuse_too_large(pixels: int, where: str, media: MediaReader) -> None:
-    limit = media.policy.max_request_pixels
-    if pixels > limit:
-        raise ApiError(
-            400,
-            f"{where}: with it the request shows {pixels:,} pixels; this server takes {limit:,}, so send "
-            "smaller pictures",
-            "too_large",
-            where,
-        )
+def _address(part: Part) -> str | None:
+    """The URL, path or data URI that a picture or video is named by, if it is."""
+    if part.type in ("image_url", "video_url"):
+        named: MediaUrl | None = getattr(part, part.type)
+        return None if named is None else named.url
+    return part.url if part.file is None else None
 
 
-def _refuse_too_many(request: ChatRequest, media: MediaReader) -> None:
-    """Before any is read."""
+def refuse_too_many(request: ChatRequest, media: MediaReader) -> None:
+    """Before any is fetched or read. Raises ApiError."""
     types = [part.type for message in request.messages for part in message.content]
-    limits = {"images": (IMAGES, media.policy.max_images), "videos": (VIDEOS, media.policy.max_videos)}
-    for name, (kinds, limit) in limits.items():
-        count = sum(kind in kinds for kind in types)
-        if count > limit:
-            raise ApiError(
-                400,
-                f"{count} {name} in one request; this server takes {limit}",
-                f"too_many_{name}",
-                "messages",
-            )
+    images, videos = (sum(kind in kinds for kind in types) for kinds in (IMAGES, VIDEOS))
+    try:
+        media.policy.refuse_too_many(images, videos)
+    except MediaRefused as error:
+        raise ApiError(400, str(error), error.reason, "messages") from error
 
 
-async def _read_part(part: Part, where: str, media: MediaReader, files: Files) -> dict[str, Any]:
+async def _read_part(
+    part: Part, where: str, media: MediaReader, files: Files, fetched: Fetched
+) -> dict[str, Any]:
     try:
         if part.type == TEXT:
             return {"type": "text", "text": _named(part.text, "text", where)}
         if part.type in IMAGES:
-            return {"type": "image", "image": await media.read_image(_source(part, where, files))}
+            return {"type": "image", "image": await media.read_image(_source(part, where, files, fetched))}
         if part.type in VIDEOS:
-            return {"type": "video", "video": await media.read_video(_source(part, where, files))}
+            return {"type": "video", "video": await media.read_video(_source(part, where, files, fetched))}
     except MediaRefused as error:
-        raise ApiError(400, f"{where}: {error}", error.reason, where) from error
+        raise _refused(error, where) from error
     known = ", ".join((TEXT, *IMAGES, *VIDEOS))
     raise ApiError(
         400, f"{where}: a part of type {part.type!r} is not supported; use {known}", "unsupported_part", where
     )
 
 
-def _source(part: Part, where: str, files: Files) -> str | bytes:
-    """What the part names: an address or data URI, or the bytes of a file sent along."""
-    if part.type in ("image_url", "video_url"):
-        address: MediaUrl = _named(getattr(part, part.type), part.type, where)
-        return address.url
-    if part.file is None:
-        return _named(part.url, "url", where)
+def _refused(error: MediaRefused, where: str) -> ApiError:
+    return ApiError(400, f"{where}: {error}", error.reason, where)
+
+
+def _source(part: Part, where: str, files: Files, fetched: Fetched) -> str | bytes:
+    """What the part names: a path or data URI, or the bytes of a file sent along or fetched."""
+    address = _address(part)
+    if address is not None:
+        found = fetched.get(address, address)
+        if isinstance(found, MediaRefused):
+            raise found
+        return found
+    if part.type in ("image_url", "video_url") or part.file is None:
+        return _named(None, part.type if part.type.endswith("_url") else "url", where)
     if part.file not in files:
         sent = ", ".join(sorted(files)) or "none"
         raise ApiError(

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from PIL import Image
 
@@ -13,6 +15,9 @@ from .remote import Downloader
 
 __all__ = ["MediaPolicy", "MediaReader", "MediaRefused"]
 
+OPENED_AT_ONCE = 4  # requests whose pictures are held as they are, until they have the encoder's size
+FETCHING_AT_ONCE = 16  # requests whose files are fetched, or are here and not opened yet
+FETCHED_AT_ONCE = 4  # files of one request
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 
@@ -29,6 +34,51 @@ class MediaReader:
         self.policy = policy
         self._downloader = downloader or Downloader(policy)
         self._decoders = Decoders(policy)
+        # Waiting for slow servers has places of its own, so that it keeps nobody from opening pictures.
+        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._fetching = asyncio.Semaphore(FETCHING_AT_ONCE)
+
+    @asynccontextmanager
+    async def opening(self) -> AsyncIterator[None]:
+        """Around reading what one request shows, until its pictures are let go: few may at a time."""
+        async with self._opening:
+            yield
+
+    @asynccontextmanager
+    async def fetching(self) -> AsyncIterator[None]:
+        """Around `fetch`, until what came is let go."""
+        async with self._fetching:
+            yield
+
+    def is_remote(self, reference: str) -> bool:
+        """Whether it is a URL that `fetch` may get."""
+        return self.policy.allow_remote and reference.lower().startswith(("http://", "https://"))
+
+    async def fetch(self, urls: Iterable[str]) -> dict[str, bytes | MediaRefused]:
+        """The files of one request, or why they are refused, all within the policy's `max_seconds`."""
+        policy = self.policy
+        found: dict[str, bytes | MediaRefused] = {}
+        until = asyncio.get_running_loop().time() + policy.max_seconds
+        places = asyncio.Semaphore(FETCHED_AT_ONCE)
+
+        async def get(url: str) -> None:
+            try:
+                async with asyncio.timeout_at(until), places:
+                    found[url] = await self._downloader.fetch(url)
+            except TimeoutError:
+                told = f"it is not here after {policy.max_seconds:g} s, which is for all of a request's files"
+                found[url] = MediaRefused("timed_out", told)
+            except MediaRefused as error:
+                found[url] = error
+            size = sum(len(file) for file in found.values() if isinstance(file, bytes))
+            if size > policy.max_fetched_bytes:
+                told = f"with it the request names more than {policy.max_fetched_bytes:,} bytes by URL"
+                found[url] = MediaRefused("too_large", told)
+
+        async with asyncio.TaskGroup() as group:
+            for url in dict.fromkeys(urls):
+                group.create_task(get(url))
+        return found
 
     async def read_image(self, reference: str | bytes) -> Image.Image:
         """One picture, upright RGB.

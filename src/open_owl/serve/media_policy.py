@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class MediaRefused(ValueError):
@@ -26,11 +27,11 @@ class MediaPolicy:
     allow_remote: fetch http(s) URLs; only from public addresses.
     local_root: the folder below which files may be named; None: none may.
     max_images, max_videos: of one request.
-    max_bytes: of one file, however it comes.
+    max_bytes: of one file, however it comes; max_fetched_bytes: of all that one request names by URL.
     max_pixels: width x height of a picture, or of all picked frames of a video together (8 frames in 4K have
         66 million). A decoded pixel takes 4 bytes of the server's memory until the model has seen it.
     max_request_pixels: of all that one request shows together.
-    max_seconds: for a whole download, redirects and name look-ups included.
+    max_seconds: for all downloads of one request together, redirects and name look-ups included.
     max_redirects: how many are followed; each is checked like the first address.
     allowed_ports: of URLs.
     num_frames: taken of a video; the processor's, which the model was trained with.
@@ -43,6 +44,7 @@ class MediaPolicy:
     max_images: int = 16
     max_videos: int = 2
     max_bytes: int = 20 * 2**20
+    max_fetched_bytes: int = 64 * 2**20
     max_pixels: int = 70_000_000
     max_request_pixels: int = 200_000_000
     max_seconds: float = 10
@@ -54,8 +56,8 @@ class MediaPolicy:
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the setting, for values that mean nothing."""
-        sizes = ("max_bytes", "max_pixels", "max_request_pixels", "num_frames", "decode_workers")
-        for name in (*sizes, "max_seconds", "decode_seconds"):
+        sizes = ("max_bytes", "max_fetched_bytes", "max_pixels", "max_request_pixels")
+        for name in (*sizes, "num_frames", "decode_workers", "max_seconds", "decode_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; use above 0")
         for name in ("max_images", "max_videos", "max_redirects"):
@@ -63,3 +65,25 @@ class MediaPolicy:
                 raise ValueError(f"{name} is {getattr(self, name)}; use 0 (none) or more")
         if self.local_root is not None and not self.local_root.is_dir():
             raise ValueError(f"local_root {self.local_root} is no folder; name the folder that may be read")
+
+    def refuse_too_many(self, images: int, videos: int) -> None:
+        """Raises MediaRefused where one request shows more than it may."""
+        for name, count, limit in (("images", images, self.max_images), ("videos", videos, self.max_videos)):
+            if count > limit:
+                told = f"{count} {name} in one request; this server takes {limit}"
+                raise MediaRefused(f"too_many_{name}", told)
+
+    def refuse_too_large(self, pixels: int) -> None:
+        """Raises MediaRefused for more `pixels` than one request may show together."""
+        if pixels > self.max_request_pixels:
+            raise MediaRefused(
+                "too_large",
+                f"with it the request shows {pixels:,} pixels; this server takes "
+                f"{self.max_request_pixels:,}, so send smaller pictures",
+            )
+
+
+def pixels_of(part: dict[str, Any]) -> int:
+    """Of a part of a message as the engine takes it: width x height of its picture, or of all its frames."""
+    pictures = part.get("video", [part["image"]] if "image" in part else [])
+    return sum(picture.width * picture.height for picture in pictures)

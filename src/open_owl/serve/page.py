@@ -1,9 +1,9 @@
 """The chat page (Gradio): pictures and videos in, answers as they are made, where the abstractor looked."""
 
 import html
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .page_style import CSS, JS, theme
 from .page_talk import (
     History,
     ask,
+    check_files,
     is_file,
     last_pictures,
     open_file,
@@ -117,18 +118,18 @@ class Turns:
         self.owl = owl
         self.examples = examples
         self.media, self.seconds = media, seconds
-        self.looked_at = lru_cache(MAPS_KEPT)(lambda path: looked_at(owl, path))
+        self._maps: OrderedDict[str, str] = OrderedDict()
 
     async def take(self, typed: dict[str, Any], history: History):
         """What was typed and dropped becomes part of the conversation, if all of it can be opened."""
         files = [shown_file(path) for path in typed.get("files") or []]
-        for file in files:
-            await open_file(file["content"]["path"], self.media)
+        asked = read_history(history)
+        await check_files(self.owl.engine, self.media, asked, files)
         text = (typed.get("text") or "").strip()
         if not files and not text:
             raise problem("Write a question first.")
         said = [{"role": "user", "content": text}] if text else []
-        return [*read_history(history), *files, *said], gr.update(value=None, **BUSY)
+        return [*asked, *files, *said], gr.update(value=None, **BUSY)
 
     async def take_example(self, chosen: gr.SelectData):
         """An example by its number; the rest of what the browser says of it is not needed."""
@@ -174,8 +175,20 @@ class Turns:
                 yield [*asked, *said], _paragraph(speed), gr.skip()
         if not text:
             gr.Info("The model said nothing.")
-        maps = "".join([await to_thread.run_sync(self.looked_at, path) for path in last_pictures(asked)])
+        maps = "".join([await self._map(path) for path in last_pictures(asked)])
         yield gr.skip(), gr.skip(), HOW_TO_READ + maps
+
+    async def _map(self, path: str) -> str:
+        """HTML of where the abstractor looked in an upload; the last ones are kept."""
+        if path not in self._maps:
+            async with self.media.opening():
+                image = (await open_file(path, self.media))["image"]
+                self._maps[path] = await to_thread.run_sync(looked_at, self.owl, image, Path(path).name)
+        found = self._maps[path]
+        self._maps.move_to_end(path)
+        if len(self._maps) > MAPS_KEPT:
+            self._maps.popitem(last=False)
+        return found
 
 
 def _without_last_answer(history: History) -> History:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gradio.utils import get_upload_folder
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from open_owl.data_uri import of_picture
 from open_owl.generate import Owl
 from open_owl.generate.looking import attention_maps, overlay, place, seen_box
 from open_owl.generate.machine import release_helpers
-from open_owl.model.images_mplug_owl import open_image
 from open_owl.owlet.grown.registry import make_row
 
 ABILITIES = ("visual", "scene_text", "charts", "several")
@@ -42,9 +41,13 @@ def make_examples() -> list[dict[str, Any]]:
     return examples
 
 
-def looked_at(owl: Owl, path: str) -> str:
-    """HTML of a picture with the abstractor's attention over it, and in words where most of it went."""
-    image = open_image(path)
+def looked_at(owl: Owl, image: Image.Image, name: str) -> str:
+    """HTML of a picture with the abstractor's attention over it, and in words where most of it went.
+
+    Args:
+        image: RGB, decoded elsewhere: it is a stranger's.
+        name: of its file.
+    """
     image_processor: Any = owl.processor.image_processor
     pixels = image_processor([image], return_tensors="pt")["pixel_values"]
     weights = attention_maps(owl.model, pixels)[0].mean(0).cpu()  # [rows, columns], sums to 1
@@ -54,7 +57,7 @@ def looked_at(owl: Owl, path: str) -> str:
     picture = overlay(shown, weights, box)
     where = place(weights, shown.size, box)
     most = f"most at the {where}, {weights.max() * weights.numel():.1f} times an even look"
-    name = html.escape(Path(path).name)
+    name = html.escape(name)
     return (
         f'<figure><img src="{of_picture(picture, "JPEG", quality=88)}" alt="Heat map over {name}: {most}">'
         f"<figcaption>{name}: {most}</figcaption></figure>"

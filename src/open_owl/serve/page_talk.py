@@ -5,7 +5,7 @@ import logging
 import mimetypes
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from open_owl.generate.engine import Engine
 from open_owl.generate.sampling import Sampling
 
 from .media import MediaReader, MediaRefused
+from .media_policy import pixels_of
 
 # A message holds one part, a text or a file: so Gradio's page edits the text and leaves the pictures alone.
 History = list[dict[str, Any]]
@@ -90,18 +91,43 @@ async def open_file(path: str, media: MediaReader) -> dict[str, Any]:
 
 
 async def messages_of(history: History, media: MediaReader) -> list[dict[str, Any]]:
-    """What the engine is asked."""
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                await open_file(message["content"]["path"], media)
-                if is_file(message)
-                else {"type": "text", "text": message["content"]}
-            ],
-        }
-        for message in history
-    ]
+    """What the engine is asked.
+
+    Raises:
+        gr.Error: a file cannot be opened.
+        MediaRefused: the conversation shows more than one request may.
+    """
+    refuse_too_many(history, media)
+    messages, pixels = [], 0
+    for message in history:
+        if is_file(message):
+            part = await open_file(message["content"]["path"], media)
+            pixels += pixels_of(part)
+            media.policy.refuse_too_large(pixels)
+        else:
+            part = {"type": "text", "text": message["content"]}
+        messages.append({"role": message["role"], "content": [part]})
+    return messages
+
+
+def refuse_too_many(history: History, media: MediaReader) -> None:
+    """Before any is opened. Raises MediaRefused."""
+    shown = [is_video(message["content"]["path"]) for message in history if is_file(message)]
+    media.policy.refuse_too_many(images=shown.count(False), videos=shown.count(True))
+
+
+async def check_files(engine: Engine, media: MediaReader, history: History, files: History) -> None:
+    """Whether new files can be opened, and one request may show them after `history`. Raises gr.Error."""
+    if not files:
+        return
+    try:
+        engine.refuse_if_full()
+        refuse_too_many([*history, *files], media)
+    except (EngineFull, MediaRefused) as error:
+        raise problem(str(error)) from error
+    async with media.opening():
+        for file in files:
+            await open_file(file["content"]["path"], media)
 
 
 def last_pictures(history: History) -> list[str]:
@@ -126,20 +152,34 @@ async def ask(
     Raises:
         gr.Error: it cannot be asked, or the engine failed.
     """
-    messages = await messages_of(history, media)
-    asked, said = time.perf_counter(), ""
+    said = ""
     try:
-        answer = await _submit(owl.engine, messages, sampling, seconds)
+        answer, asked = await _begin(owl.engine, media, history, sampling, seconds)
         async with aclosing(_pieces(answer)) as pieces:
             async for piece in pieces:
                 said += piece.text
                 yield said, speed(answer, time.perf_counter() - asked)
+    except gr.Error:
+        raise
     except (ValueError, EngineFull) as error:
         raise problem(str(error)) from error
     except Exception as error:
         log.exception("an answer failed")
         raise problem("The model failed; the log of the server has the reason.") from error
     yield said, speed(answer, time.perf_counter() - asked)
+
+
+async def _begin(
+    engine: Engine, media: MediaReader, history: History, sampling: Sampling, seconds: float
+) -> tuple[Answer, float]:
+    """The answer begun, and when it was asked for; of what is shown nothing is held after that."""
+    async with AsyncExitStack() as held:
+        if any(map(is_file, history)):
+            engine.refuse_if_full()
+            await held.enter_async_context(media.opening())
+        messages = await messages_of(history, media)
+        asked = time.perf_counter()
+        return await _submit(engine, messages, sampling, seconds), asked
 
 
 async def _submit(

@@ -16,6 +16,7 @@ async def read_chat_request(http: Request, max_body_bytes: int) -> tuple[ChatReq
     Raises:
         ApiError: 400 for what is not JSON, 415 for another content type, 422 for a field that does not fit.
     """
+    http = Request(http.scope, http.receive)  # one keeps what it has read, and the other one lives on
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return parse(await http.body()), {}

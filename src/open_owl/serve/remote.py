@@ -20,7 +20,7 @@ from .media_policy import MediaPolicy, MediaRefused
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
-DOWNLOADS_AT_ONCE = 16
+DOWNLOADS_AT_ONCE = 64  # all that the requests may fetch at once (`media`), so that none waits for another's
 SECONDS_TO_CONNECT = 4  # to one address: a dead one must not use up the time of the next
 REDIRECTS = (301, 302, 303, 307, 308)
 

@@ -29,7 +29,10 @@ class ServeSettings:
         """Raises ValueError, naming the setting, for values that mean nothing."""
         if not self.model_name:
             raise ValueError("the model's name is empty; give one with --served-name")
-        if self.api_key is not None and not self.api_key.strip():
+        if self.api_key is not None:
+            # A mounted secret ends with a line break, which no client sends.
+            object.__setattr__(self, "api_key", self.api_key.strip())
+        if self.api_key == "":
             raise ValueError("the API key is empty; give one, or leave it out (and unset OPEN_OWL_API_KEY)")
         for name in ("max_body_bytes", "seconds_per_request", "max_new_tokens"):
             if getattr(self, name) <= 0:
