@@ -241,22 +241,11 @@ def test_an_error_in_a_step_reaches_those_in_it_and_nobody_else(owl_of, monkeypa
     assert owl.engine.stats().kv_tokens_used == 0
 
 
-def test_an_answer_that_cannot_be_drawn_ends_alone(owl_of, monkeypatch) -> None:
+@pytest.mark.parametrize("broken", ["choose", "__init__"])
+def test_an_answer_that_cannot_be_drawn_ends_alone(owl_of, monkeypatch, broken: str) -> None:
     owl = owl_of("llama")
     wanted = generated(owl, [ask("Go")], 6)
-    monkeypatch.setattr("open_owl.generate.request.Chooser.choose", lambda self, logits: 1 / 0)
-    drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
-    beside = owl.engine.submit([ask("Go")], Sampling(6))
-    with pytest.raises(ZeroDivisionError):
-        drawn.result(60)
-    beside.result(60)
-    assert_same(beside, wanted)
-
-
-def test_an_answer_whose_chooser_cannot_be_made_ends_alone(owl_of, monkeypatch) -> None:
-    owl = owl_of("llama")
-    wanted = generated(owl, [ask("Go")], 6)
-    monkeypatch.setattr("open_owl.generate.request.Chooser.__init__", lambda self, sampling, prompt: 1 / 0)
+    monkeypatch.setattr(f"open_owl.generate.request.Chooser.{broken}", lambda *_: 1 / 0)
     drawn = owl.engine.submit([ask("Go on")], Sampling(6, temperature=1.0))
     beside = owl.engine.submit([ask("Go")], Sampling(6))
     with pytest.raises(ZeroDivisionError):

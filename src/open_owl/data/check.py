@@ -105,10 +105,7 @@ def _check_row(
     report: Report,
 ) -> None:
     conversation = source.read(raw, file)
-    for image in conversation.images:
-        image.open(conversation.place)
-    for video in conversation.videos:
-        video.open(processor.num_frames if processor else _FRAMES_TRIED, conversation.place)
+    conversation.open_media(processor.num_frames if processor else _FRAMES_TRIED)
     if processor is None:
         length = sum(len(turn.text.split()) for turn in conversation.turns)
     else:

@@ -134,6 +134,13 @@ class Conversation:
     def answers(self) -> list[str]:
         return [turn.text for turn in self.turns if turn.role == "assistant"]
 
+    def open_media(self, num_frames: int) -> None:
+        """Raises Refused where a picture, or so many frames of a video, cannot be opened."""
+        for image in self.images:
+            image.open(self.place)
+        for video in self.videos:
+            video.open(num_frames, self.place)
+
     def first_pairs(self, count: int) -> "Conversation":
         """The first `count` pairs of question and answer."""
         return Conversation(self.system, self.turns[: 2 * count], self.place)

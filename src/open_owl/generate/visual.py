@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class VisualTokens:
 
     def _encode(self, media: list[Medium]) -> Iterator[torch.Tensor]:
         """Media of one kind -> [slots, hidden] of each, in memory of its own."""
-        pixels = torch.cat([self._pixels(m) if m.pixels is None else m.pixels for m in media])
+        pixels = torch.cat([cast(torch.Tensor, medium.pixels) for medium in media])  # `prepare` made them
         core: Any = self.model.model
         look = core.get_image_features if media[0].kind == "image" else core.get_video_features
         tokens = look(pixels.to(self.device)).pooler_output

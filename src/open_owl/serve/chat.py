@@ -165,18 +165,13 @@ class Turn:
 
     async def whole(self, http: Request) -> Response:
         """All answers in one response. They are given up at once where the client leaves."""
-        gone = asyncio.ensure_future(_left(http))
-        answered = asyncio.ensure_future(self._wait())
         try:
-            await asyncio.wait({gone, answered}, return_when=asyncio.FIRST_COMPLETED)
-            if not answered.done():
-                return Response(status_code=CLIENT_GONE)
-            answered.result()
+            await _unless_left(http, self._wait())
             whole = self.completion.whole(self.answers)
             return Response(whole.model_dump_json(), media_type=JSONResponse.media_type)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
         finally:
-            gone.cancel()
-            answered.cancel()
             self.close()
 
     async def events(self) -> AsyncIterator[bytes]:

@@ -12,9 +12,8 @@ from open_owl.data.resume import state_file
 from open_owl.data.stream import Stream
 from open_owl.train.parallel import wait_for_everyone
 from open_owl.train.recipe import Stage
-from open_owl.train.run_folder import LEARNED, forget_old_checkpoints
+from open_owl.train.run_folder import LEARNED, forget_old_checkpoints, has_shards
 from open_owl.train.sharding import (
-    has_shards,
     is_sharded,
     load_learned_shards,
     load_optimizer_shards,

@@ -2,11 +2,10 @@
 
 from torch import nn
 
-from open_owl.data.conversation import Conversation, Image, Refused
-from open_owl.data.mixture import SourceSettings
-from open_owl.data.rows import raw_rows
+from open_owl.data.conversation import Image, Refused
 from open_owl.data.stream import Supply
 from open_owl.quantized_linear import refuse_without_bitsandbytes
+from open_owl.train.evaluation import usable_rows
 from open_owl.train.kernels import refuse_without_liger
 from open_owl.train.layers import refuse_without_compiler
 from open_owl.train.parallel import count, first_on_each_node
@@ -48,34 +47,13 @@ def _readable(stage: Stage) -> Supply:
 def _read_a_little(evaluation: Evaluation) -> None:
     """Raises ValueError where a source has no row that can be opened, or a sample's picture cannot be."""
     for source in evaluation.sources:
-        _read_one_row(source)
+        # Without a processor: how long a row is, is asked for when the stage begins.
+        next(usable_rows(source, lambda conversation: conversation.open_media(num_frames=1)))
     for sample in evaluation.samples:
         try:
             Image(sample.image).open(sample.image)
         except Refused as refused:
             raise ValueError(f"evaluation.samples: {refused}") from refused
-
-
-def _read_one_row(source: SourceSettings) -> None:
-    """Without a processor: its length is asked for when the stage begins."""
-    why = "it is empty"
-    for file in source.files():
-        for raw in raw_rows(file):
-            try:
-                if isinstance(raw, Refused):
-                    raise raw
-                _open_media(source.read(raw, file))
-                return
-            except Refused as refused:
-                why = str(refused)
-    raise ValueError(f"evaluation: {source.path} holds no row that can be used: {why}")
-
-
-def _open_media(conversation: Conversation) -> None:
-    for image in conversation.images:
-        image.open(conversation.place)
-    for video in conversation.videos:
-        video.open(1, conversation.place)
 
 
 def refuse_rows_beyond_positions(stage: Stage, model: nn.Module) -> None:

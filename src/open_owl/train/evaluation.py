@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ from open_owl.train.recipe import SampleQuestion, Stage
 from open_owl.train.sharding import is_sharded
 from open_owl.train.stages import bare, part_module
 from open_owl.train.watching import short_names
+
+T = TypeVar("T")
 
 # One-sided 95% of a normal distribution.
 CONFIDENCE = 1.645
@@ -56,6 +59,28 @@ class ImageGain:
         if self.rows < ROWS_TO_JUDGE:
             return None
         return self.mean - CONFIDENCE * self.error > LEAST_GAIN * self.loss
+
+
+def usable_rows(source: SourceSettings, use: Callable[[Conversation], T]) -> Iterator[T]:
+    """What `use` makes of the rows of a source, one after the other; rows that it refuses are passed over.
+
+    Raises:
+        ValueError: there is none, and why the last one is refused.
+    """
+    found, why = False, "it is empty"
+    for file in source.files():
+        for raw in raw_rows(file):
+            try:
+                if isinstance(raw, Refused):
+                    raise raw
+                used = use(source.read(raw, file))
+            except Refused as refused:
+                why = str(refused)
+            else:
+                found = True
+                yield used
+    if not found:
+        raise ValueError(f"evaluation: {source.path} holds no row that can be used: {why}")
 
 
 class HeldOut(TrainerCallback):
@@ -194,25 +219,14 @@ class HeldOut(TrainerCallback):
 
     def _read(self, source: SourceSettings) -> list[EncodedConversation]:
         """The first rows of a source that can be used."""
-        rows: list[EncodedConversation] = []
-        why = "it is empty"
-        for file in source.files():
-            for raw in raw_rows(file):
-                try:
-                    if isinstance(raw, Refused):
-                        raise raw
-                    said = source.read(raw, file)
-                    if not self.reads_videos:
-                        refuse_videos(said)
-                    row = encode(said, self.processor, self.stage.max_tokens, self.template)
-                    rows.append(replace(row, source=source.path))
-                except Refused as refused:
-                    why = str(refused)
-                if len(rows) == self.settings.rows:
-                    return rows
-        if not rows:
-            raise ValueError(f"evaluation: {source.path} holds no row that can be used: {why}")
-        return rows
+
+        def encoded(said: Conversation) -> EncodedConversation:
+            if not self.reads_videos:
+                refuse_videos(said)
+            row = encode(said, self.processor, self.stage.max_tokens, self.template)
+            return replace(row, source=source.path)
+
+        return list(islice(usable_rows(source, encoded), self.settings.rows))
 
     def _prompt(self, sample: SampleQuestion) -> EncodedConversation:
         """The ids before an answer; `labels` ends with what would end it."""

@@ -224,15 +224,20 @@ class Stage(Settings):
             )
         if self.quantize_llm and self.learns.language_model == "full":
             conflicts.append("quantize_llm: weights in 4 bits cannot learn; use language_model: lora")
-        held_out = self.evaluation.sources if self.evaluation else []
-        trained_on = {file for source in self.data.sources for file in source.named_files()}
-        seen = sorted({file for source in held_out for file in source.named_files()} & trained_on)
-        if seen:
-            more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
-            conflicts.append(f"evaluation: {', '.join(seen[:3])}{more} is trained on too, so not held out")
+        if self.evaluation is not None:
+            conflicts += self._not_held_out(self.evaluation)
         if conflicts:
             raise ValueError("; ".join(conflicts))
         return self
+
+    def _not_held_out(self, evaluation: Evaluation) -> list[str]:
+        held_out, trained_on = (
+            {file for source in sources for file in source.named_files()}
+            for sources in (evaluation.sources, self.data.sources)
+        )
+        seen = sorted(held_out & trained_on)
+        more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+        return [f"evaluation: {', '.join(seen[:3])}{more} is trained on too, so not held out"] if seen else []
 
     def _length_conflicts(self) -> list[str]:
         if (self.steps is None) == (self.epochs is None):

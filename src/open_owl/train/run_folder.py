@@ -35,7 +35,11 @@ def mark_finished(folder: Path, summary: dict[str, Any] | None = None) -> None:
 
 def is_unfinished(folder: str | Path) -> bool:
     """Whether `folder` is a stage's `checkpoints/checkpoint-STEP`."""
-    return Path(folder, LEARNED).is_file() or Path(folder, SHARDS).is_dir()
+    return Path(folder, LEARNED).is_file() or has_shards(folder)
+
+
+def has_shards(checkpoint: str | Path) -> bool:
+    return Path(checkpoint, SHARDS).is_dir()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

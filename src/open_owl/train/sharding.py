@@ -36,8 +36,6 @@ from open_owl.train.recipe import PARTS, Stage
 from open_owl.train.run_folder import SHARDS
 from open_owl.train.stages import is_spare_copy, part_module, uses_bfloat16
 
-# The folder of a checkpoint that holds its shards.
-
 
 def shard(model: nn.Module, stage: Stage) -> None:
     """Shares `model` (what `apply_stage` returned) out over all processes, in place, frozen parts too.
@@ -118,10 +116,6 @@ def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: 
     """Writes what learned and the optimizer's state into `checkpoint`, each process its share."""
     state = {"learned": _learned(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
     save(state, checkpoint_id=checkpoint / SHARDS)
-
-
-def has_shards(checkpoint: str | Path) -> bool:
-    return Path(checkpoint, SHARDS).is_dir()
 
 
 def load_learned_shards(model: nn.Module, checkpoint: str | Path) -> None:
